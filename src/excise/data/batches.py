@@ -1,0 +1,76 @@
+"""The one loader: rows in, batches out, on the network's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from excise.data.rows import Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some examples on a device.
+
+    Attributes:
+        ids: int64 `[batch]`, on the CPU.
+        content: what the data set gives, collated: usually `(inputs [batch, ...], targets [batch])`.
+    """
+
+    ids: Tensor
+    content: Any
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def batches(
+    rows: Rows,
+    size: int,
+    device: torch.device,
+    *,
+    shuffle: torch.Generator | None = None,
+    drop_last: bool = False,
+    keep_single: bool = True,
+) -> Iterator[Batch]:
+    """Give the rows in batches of `size`, in order of id or shuffled by a generator.
+
+    Args:
+        rows: what to read.
+        size: examples a batch.
+        device: where the content goes.
+        shuffle: draws one permutation; None keeps the order of ids.
+        drop_last: leave out a final batch that is not full (unless it is the only one).
+        keep_single: with False, a final batch of one row joins the one before it, since batch normalisation cannot
+            train on one row.
+    """
+    order = rows.ids if shuffle is None else rows.ids[torch.randperm(len(rows), generator=shuffle)]
+    chunks = list(order.split(size))
+    if drop_last and len(chunks) > 1 and len(chunks[-1]) < size:
+        chunks.pop()
+    if not keep_single and len(chunks) > 1 and len(chunks[-1]) == 1:
+        last = chunks.pop()
+        chunks[-1] = torch.cat([chunks[-1], last])
+    for ids in chunks:
+        yield Batch(ids, _moved(rows.source.read(ids), device))
+
+
+def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_single: bool = True) -> int:
+    """Count the batches that `batches` gives, without reading a row."""
+    whole, rest = divmod(num_rows, size)
+    dropped = (drop_last and whole) or (not keep_single and whole and rest == 1)
+    return whole + (rest > 0 and not dropped)
+
+
+def _moved(content: Any, device: torch.device) -> Any:
+    if isinstance(content, Tensor):
+        return content.to(device, non_blocking=True)
+    if isinstance(content, dict):
+        return {key: _moved(value, device) for key, value in content.items()}
+    if isinstance(content, tuple | list):
+        return tuple(_moved(part, device) for part in content)
+    return content

@@ -1,0 +1,196 @@
+"""`Rows`: some rows of a data set, by id, and the one way to read them.
+
+A data set is a pair of arrays or tensors, or any map-style dataset. Arrays are read by index; map-style datasets one
+example at a time, put together by torch's default collation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+
+from excise import errors, params
+
+
+class Source(ABC):
+    """Where rows come from: a length, and the content of a batch of ids."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, ids: Tensor) -> Any:
+        """Give the collated examples of `ids` (int64 `[batch]`), on the CPU."""
+
+    @abstractmethod
+    def labels(self, ids: Tensor) -> Tensor:
+        """Give the labels of `ids` as int64 `[rows]`."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource(Source):
+    """Rows of tensors that lie in memory, the last of them the labels."""
+
+    tensors: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def read(self, ids: Tensor) -> tuple[Tensor, ...]:
+        """Index every tensor by `ids`."""
+        return tuple(tensor.index_select(0, ids) for tensor in self.tensors)
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Index the last tensor by `ids`."""
+        return _as_labels(self.tensors[-1]).index_select(0, ids)
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetSource(Source):
+    """Rows of a map-style dataset of `(input, label)`, or of whatever the user's `forward` understands."""
+
+    dataset: Dataset[Any]
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def read(self, ids: Tensor) -> Any:
+        """Read each example once and collate them."""
+        return default_collate([self.dataset[index] for index in ids.tolist()])
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Read the labels from the dataset's own list of them (`targets` or `labels`), else row by row."""
+        listed = _listed_labels(self.dataset)
+        if listed is not None:
+            return listed.index_select(0, ids)
+        return _as_labels(torch.as_tensor([self._label(index) for index in ids.tolist()]))
+
+    def _label(self, index: int) -> int:
+        example = self.dataset[index]
+        if not (isinstance(example, tuple | list) and len(example) == 2):
+            raise errors.BadData(
+                f"expected examples of the form (input, label) to read labels from, found {type(example).__name__}; "
+                "give row ids instead of a rule about labels, and forward= for other shapes of example"
+            )
+        return int(example[1])
+
+
+def _listed_labels(dataset: Dataset[Any]) -> Tensor | None:
+    """Give a dataset's own list of labels, if it has one that agrees with its first, middle and last example."""
+    if isinstance(dataset, Subset):
+        inner = _listed_labels(dataset.dataset)
+        return None if inner is None else inner[torch.as_tensor(dataset.indices)]
+    for name in ("targets", "labels"):
+        values = getattr(dataset, name, None)
+        if not isinstance(values, Tensor | np.ndarray | Sequence) or len(values) != len(dataset):  # type: ignore[arg-type]
+            continue
+        listed = torch.as_tensor(values)
+        probes = sorted({0, len(listed) // 2, len(listed) - 1})
+        if listed.ndim == 1 and not listed.is_floating_point() and all(_agrees(dataset, i, listed) for i in probes):
+            return listed.to(torch.int64)
+    return None
+
+
+def _agrees(dataset: Dataset[Any], index: int, listed: Tensor) -> bool:
+    example = dataset[index]
+    return isinstance(example, tuple | list) and len(example) == 2 and int(example[1]) == int(listed[index])
+
+
+def _as_labels(values: Tensor) -> Tensor:
+    if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
+        raise errors.BadData(
+            f"expected one integer label a row, found {values.dtype} of shape {tuple(values.shape)}; "
+            "class labels are integers from 0; other targets need forward= and loss="
+        )
+    return values.to(torch.int64)
+
+
+def as_source(data: object) -> Source:
+    """Turn what a user has (a pair of arrays or tensors, or a map-style dataset) into a source of rows.
+
+    Raises:
+        errors.BadData: arrays of different length, an iterable-style dataset, or something else entirely.
+    """
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, TensorDataset):
+        return _array_source(data.tensors)
+    if isinstance(data, tuple | list) and data and all(isinstance(part, Tensor | np.ndarray) for part in data):
+        return _array_source([torch.as_tensor(part) for part in data])
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Tensor | np.ndarray | dict):
+        return DatasetSource(data)  # type: ignore[arg-type]
+    raise errors.BadData(
+        "expected a pair of arrays or tensors (inputs, labels), or a map-style dataset with __len__ and __getitem__; "
+        f"found {type(data).__name__}"
+    )
+
+
+def _array_source(parts: Sequence[Tensor]) -> ArraySource:
+    lengths = [len(part) if part.ndim else 0 for part in parts]
+    if len(parts) < 2 or len(set(lengths)) > 1:
+        raise errors.BadData(f"expected inputs and labels of one length, found arrays of lengths {lengths}")
+    return ArraySource(tuple(part.detach() for part in parts))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a source, in ascending order of id.
+
+    Attributes:
+        source: where they are read.
+        ids: int64 `[rows]`, stable ids into the source, never positions in this set.
+    """
+
+    source: Source
+    ids: Tensor
+
+    @classmethod
+    def all_of(cls, data: object) -> Rows:
+        """Give every row of a data set."""
+        source = as_source(data)
+        return cls(source, torch.arange(len(source)))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def labels(self) -> Tensor:
+        """Give the labels as int64 `[rows]`."""
+        return self.source.labels(self.ids)
+
+    def head(self, count: int) -> Rows:
+        """Give the first `count` rows."""
+        return Rows(self.source, self.ids[:count])
+
+    def as_dataset(self) -> Dataset[Any]:
+        """Give the rows as a map-style dataset, for code that wants one."""
+        inner = TensorDataset(*self.source.tensors) if isinstance(self.source, ArraySource) else self.source.dataset  # type: ignore[attr-defined]
+        return Subset(inner, self.ids.tolist())
+
+    def fingerprint(self) -> str:
+        """Give the SHA-256 of the rows' ids and content. Reads every row once."""
+        running = hashlib.sha256(params.raw_bytes(self.ids))
+        for chunk in self.ids.split(1024):
+            for leaf in _leaves(self.source.read(chunk)):
+                running.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode() + bytes(params.raw_bytes(leaf)))
+        return running.hexdigest()
+
+
+def _leaves(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict):
+        for key in sorted(content):
+            yield from _leaves(content[key])
+    elif isinstance(content, tuple | list):
+        for part in content:
+            yield from _leaves(part)
+    else:
+        yield torch.frombuffer(bytearray(repr(content).encode()), dtype=torch.uint8)

@@ -1,0 +1,142 @@
+"""`Split`: the training rows, parted into what is to be forgotten and what is kept, beside rows never trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from excise import checks, errors
+from excise.data.forget import Rule
+from excise.data.rows import ArraySource, DatasetSource, Rows, as_source
+
+
+class Split:
+    """Which rows to forget, which to retain, which to test on. Immutable.
+
+    Args:
+        train: the data the network was trained on: a map-style dataset of `(input, label)`, or a pair of arrays or tensors.
+        forget: row ids, a boolean mask over the rows, or a rule such as `excise.data.of_class(5)`.
+        test: rows the network never saw, as another data set; or as ids of rows of `train` that were held out.
+        holdout: a second set of rows never seen, for choosing settings; like `test`.
+
+    Attributes:
+        train: `Rows` the network was trained on (forget and retain together).
+        forget: `Rows` to forget.
+        retain: `Rows` of `train` that stay.
+        test: `Rows` for measuring, or None.
+        holdout: `Rows` for choosing, or None.
+
+    Raises:
+        errors.BadSplit: ids that are negative, repeated, out of range or not integers; a mask of the wrong length; nothing to
+            forget or nothing to retain; test or holdout rows that were trained on.
+        errors.BadData: data of another shape than the above.
+
+    >>> split = Split((torch.zeros(5, 2), torch.arange(5)), forget=[3, 1])
+    >>> split.forget.ids.tolist(), split.retain.ids.tolist()
+    ([1, 3], [0, 2, 4])
+    """
+
+    __slots__ = ("forget", "holdout", "retain", "test", "train")
+
+    def __init__(self, train: object, *, forget: object, test: object = None, holdout: object = None) -> None:
+        source = as_source(train)
+        if len(source) == 0:
+            raise errors.BadSplit("expected training rows, found an empty data set")
+        every = Rows(source, torch.arange(len(source)))
+        kept_out = torch.zeros(len(source), dtype=torch.bool)
+        seen = {}
+        for name, given in (("test", test), ("holdout", holdout)):
+            seen[name] = _unseen(name, given, every, train)
+            inside = _ids_inside(seen[name], every)
+            if _is_id_list(given):
+                kept_out[inside] = True
+            elif len(inside):
+                raise errors.BadSplit(
+                    f"{name}: {len(inside)} of its rows are rows of the training data (the same objects in memory); "
+                    f"give rows the network was not trained on, or their ids as {name}=[...]"
+                )
+        if seen["test"] and seen["holdout"] and _share_rows(seen["test"], seen["holdout"]):
+            raise errors.BadSplit("holdout: shares rows with test; settings chosen on test rows make the test worthless")
+        trained = Rows(source, every.ids[~kept_out])
+        chosen = forget.ids(trained) if isinstance(forget, Rule) else checks.as_ids("forget", forget, len(source))
+        overlap = int(kept_out[chosen].sum())
+        if overlap:
+            raise errors.BadSplit(f"forget: {overlap} of its rows are test or holdout rows, which were not trained on")
+        rest = ~kept_out
+        rest[chosen] = False
+        if len(chosen) == 0:
+            raise errors.BadSplit("forget: expected at least one row, found none; name the rows to forget")
+        if not bool(rest.any()):
+            raise errors.BadSplit(
+                f"forget: all {len(chosen)} training rows; nothing is left to retain; a network trained on nothing is "
+                "an untrained one"
+            )
+        self.train: Rows = trained
+        self.forget: Rows = Rows(source, chosen)
+        self.retain: Rows = Rows(source, every.ids[rest])
+        self.test: Rows | None = seen["test"]
+        self.holdout: Rows | None = seen["holdout"]
+
+    def __repr__(self) -> str:
+        unseen = f", test {len(self.test)}" if self.test else ""
+        return f"Split(forget {len(self.forget)}, retain {len(self.retain)}{unseen})"
+
+
+def _is_id_list(given: object) -> bool:
+    """Say whether `given` names rows of the training data rather than being data of its own."""
+    if isinstance(given, Tensor) or (hasattr(given, "dtype") and hasattr(given, "ndim")):
+        return True
+    return isinstance(given, list | range | set | frozenset) and all(isinstance(value, int) for value in given)
+
+
+def _unseen(name: str, given: object, every: Rows, train: object) -> Rows | None:
+    if given is None:
+        return None
+    if _is_id_list(given):
+        rows = Rows(every.source, checks.as_ids(name, given, len(every)))
+    elif given is train:
+        rows = every
+    else:
+        rows = Rows.all_of(given)
+    if len(rows) == 0:
+        raise errors.BadSplit(f"{name}: expected at least one row, found none; leave it out or give rows")
+    return rows
+
+
+def _ids_inside(rows: Rows | None, every: Rows) -> Tensor:
+    """Give the ids of `every` that `rows` would read too: same dataset object, or same memory."""
+    if rows is None:
+        return torch.zeros(0, dtype=torch.int64)
+    if rows.source is every.source:
+        return rows.ids
+    if isinstance(rows.source, ArraySource) and isinstance(every.source, ArraySource):
+        return _same_memory(rows.source.tensors[0], every.source.tensors[0])
+    if isinstance(rows.source, DatasetSource) and isinstance(every.source, DatasetSource):
+        inner, its = _base(rows.source.dataset)
+        outer, ours = _base(every.source.dataset)
+        if inner is outer:
+            return torch.isin(ours, its).nonzero().flatten()
+    return torch.zeros(0, dtype=torch.int64)
+
+
+def _share_rows(one: Rows, other: Rows) -> bool:
+    if one.source is other.source:
+        return bool(torch.isin(one.ids, other.ids).any())
+    return len(_ids_inside(one, Rows(other.source, torch.arange(len(other.source))))) > 0
+
+
+def _base(dataset: Dataset[object]) -> tuple[object, Tensor]:
+    """Give the dataset under any number of `Subset`s, and the ids of it that are read."""
+    if isinstance(dataset, Subset):
+        inner, ids = _base(dataset.dataset)
+        return inner, ids[torch.as_tensor(list(dataset.indices), dtype=torch.int64)]
+    return dataset, torch.arange(len(dataset))  # type: ignore[arg-type]
+
+
+def _same_memory(inner: Tensor, outer: Tensor) -> Tensor:
+    """Give the rows of `outer` that begin at the same address as a row of `inner`."""
+    if inner.untyped_storage().data_ptr() != outer.untyped_storage().data_ptr() or inner.ndim != outer.ndim:
+        return torch.zeros(0, dtype=torch.int64)
+    starts = [tensor.data_ptr() + torch.arange(len(tensor)) * tensor.stride(0) * tensor.element_size() for tensor in (inner, outer)]
+    return torch.isin(starts[1], starts[0]).nonzero().flatten()

@@ -1,0 +1,42 @@
+"""The head of a network: its last module with weights, in the order in which modules run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from excise import errors, params
+from excise.data.batches import batches
+from excise.data.rows import Rows
+from excise.masks import Mask
+from excise.train.task import Task, device_of
+
+
+def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
+    """Give the mask of the classifier head: all weights of the last module with weights of its own that a forward pass runs.
+
+    Found by running one row, never by a name. (The published DEL code takes every parameter with `fc` or `mlp_head` in
+    its name.) If the head's weight is tied to another layer's, that layer moves too.
+
+    Raises:
+        errors.UnsupportedModel: no module with weights runs (the network works on bare parameters); name the head instead.
+    """
+    ran: list[str] = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    ]
+    try:
+        with params.modes_restored(model), torch.no_grad():
+            model.eval()
+            task.forward(model, next(iter(batches(rows.head(1), 1, device_of(model)))).content)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise errors.UnsupportedModel(
+            f"no module of {type(model).__name__} with weights runs in a forward pass, so its head cannot be found; "
+            "name it, as in DEL(head='classifier')"
+        )
+    return Mask.of_modules(model, [ran[-1]])

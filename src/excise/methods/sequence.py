@@ -1,0 +1,87 @@
+"""Compositions: one method after another, and a method that may train the head besides its mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from excise import errors
+from excise.data.split import Split
+from excise.masks import Mask
+from excise.methods.base import Method, Need
+from excise.train.engine import Engine
+from excise.train.masked import STATISTICS, Statistics
+
+
+@dataclass(frozen=True)
+class Sequence(Method):
+    """Run methods one after another, each under the same mask.
+
+    Reads what its parts read; costs what they cost.
+
+    Args:
+        methods: at least one.
+    """
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to run."""
+        if not self.methods or not all(isinstance(method, Method) for method in self.methods):
+            raise errors.BadRequest(f"Sequence: expected a tuple of at least one method, found {self.methods!r}")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What any part needs."""
+        return frozenset().union(*(method.needs for method in self.methods))
+
+    @property
+    def statistics(self) -> Statistics:
+        """The rule of the part that moves most: adapt, then follow-mask, then hold."""
+        order: tuple[Statistics, ...] = ("adapt", "follow-mask", "hold")
+        assert set(order) == set(STATISTICS)
+        return min((method.statistics for method in self.methods), key=order.index)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether any part asks for the head."""
+        return any(method.trains_head for method in self.methods)
+
+    def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Run the parts in order, in place."""
+        for method in self.methods:
+            method.unlearn_(model, split, mask, engine)
+
+
+@dataclass(frozen=True)
+class WithHead(Method):
+    """Run a method under its mask and the classifier head together.
+
+    In DEL the head is reset only where the mask says so, and finetuned as a whole. A mask that the caller gives by hand is
+    a promise and is never widened.
+
+    Args:
+        method: what to run.
+    """
+
+    method: Method
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the method needs."""
+        return self.method.needs
+
+    @property
+    def statistics(self) -> Statistics:
+        """The method's."""
+        return self.method.statistics
+
+    @property
+    def trains_head(self) -> bool:
+        """Yes."""
+        return True
+
+    def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Run the method, in place, with the engine's head added to the mask."""
+        self.method.unlearn_(model, split, mask | engine.head, engine)

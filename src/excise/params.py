@@ -1,0 +1,134 @@
+"""Parameters as `dict[str, Tensor]`, always matched by name: copies, digests and comparison of networks."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from excise import errors
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Give every parameter once, under the first of its names (a tied weight has one entry)."""
+    return dict(model.named_parameters())
+
+
+def named_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Give every buffer that a state dict would hold, by name."""
+    persistent = model.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+
+
+def require_parameters(model: nn.Module) -> None:
+    """Refuse a network that has nothing to change, or in a form whose weights cannot be changed.
+
+    Raises:
+        errors.UnsupportedModel: no parameters, none that requires a gradient, or one that holds no data.
+    """
+    found = named_parameters(model)
+    if not found:
+        raise errors.UnsupportedModel(
+            f"expected a network with parameters, found none in {type(model).__name__}; pass the trained module itself"
+        )
+    lazy = [name for name, value in found.items() if nn.parameter.is_lazy(value)]
+    if lazy:
+        raise errors.UnsupportedModel(f"parameter {lazy[0]!r} has no shape yet; run one batch through the network first")
+    if not any(value.requires_grad for value in found.values()):
+        raise errors.UnsupportedModel(
+            f"all {len(found)} parameters of {type(model).__name__} are frozen (requires_grad is False); "
+            "set requires_grad on those that may change"
+        )
+
+
+def clone_model(model: nn.Module) -> nn.Module:
+    """Give a deep copy without gradients; tied weights stay tied."""
+    held = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    try:
+        model.zero_grad(set_to_none=True)
+        return copy.deepcopy(model)
+    finally:
+        for name, value in model.named_parameters():
+            value.grad = held.get(name)
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give detached copies that later changes do not reach."""
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Give a detached copy of the state dict, on the CPU: parameters, tied names included, and persistent buffers."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """Give the bytes of a tensor in row order (the machine's byte order)."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
+    """Give the SHA-256 over names (sorted), dtypes, shapes and bytes.
+
+    Independent of insertion order, device and file format.
+
+    >>> digest({"a": torch.ones(2), "b": torch.zeros(1)}) == digest({"b": torch.zeros(1), "a": torch.ones(2)})
+    True
+    """
+    items = tensors.items() if isinstance(tensors, Mapping) else tensors
+    running = hashlib.sha256()
+    for name, value in sorted(items, key=lambda item: item[0]):
+        running.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        running.update(raw_bytes(value))
+    return running.hexdigest()
+
+
+def model_digest(model: nn.Module) -> str:
+    """Give the digest of a network's parameters and persistent buffers."""
+    return digest(dict(model.state_dict()))
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Restore every module's training flag, every `requires_grad` and every gradient afterwards, also on failure."""
+    flags = [(module, module.training) for module in model.modules()]
+    held = [(value, value.requires_grad, value.grad) for value in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        for value, requires_grad, gradient in held:
+            value.requires_grad_(requires_grad)
+            value.grad = gradient
+
+
+def load_strictly_(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict into `model`, in place, or refuse with every name and shape that does not fit.
+
+    Raises:
+        errors.MaskMismatch: missing, unexpected or differently shaped entries, all of them listed.
+    """
+    own = model.state_dict()
+    lines = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in state]
+    lines += [f"unexpected {name} {tuple(state[name].shape)}" for name in state if name not in own]
+    lines += [
+        f"{name}: expected {tuple(own[name].shape)}, found {tuple(state[name].shape)}"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    if lines:
+        shown = "\n  ".join(lines[:20]) + (f"\n  and {len(lines) - 20} more" if len(lines) > 20 else "")
+        raise errors.MaskMismatch(
+            f"the weights in {where} do not fit {type(model).__name__} ({len(lines)} differences):\n  {shown}\n"
+            "give the weights of this very architecture, or the --model that they were trained with"
+        )
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise errors.BadData(f"the weights in {where} hold values that are not finite, first in {broken[0]!r}")
+    model.load_state_dict(dict(state))

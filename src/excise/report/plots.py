@@ -1,0 +1,341 @@
+"""Pictures as inline SVG: each function takes values and gives the markup of one drawing, and nothing else.
+
+Every drawing keeps to one convention, which makes it fluid without a script: the SVG's own box *is* the plotting area. Across
+it, places are per cent of its width, straight from a scale in `scales`; down it, they are pixels. Text is therefore never
+scaled. Names, ticks and numbers hang outside the box, in margins that the style sheet keeps free. Colours come from classes of
+the style sheet, so that a drawing follows the page from light to dark to paper. Hovering shows exact numbers (`<title>`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from excise.report.formats import (
+    NARROW_SPACE,
+    fixed,
+    percent,
+    power,
+    quantity,
+    row_decimals,
+    shortened,
+    span_decimals,
+    time_decimals,
+)
+from excise.report.scales import Linear, Log
+from excise.report.values import Histogram, Layer, MeasureRow, Row, Section, Timing
+
+ROW_HEIGHT = 28
+LAYER_HEIGHT = 16
+HISTOGRAM_HEIGHT = 220
+STRIP_HEIGHT = 24
+FARTHEST_REACH = 6.0
+LABEL_LENGTH = 16
+
+_WORD_SIGNS = {
+    "PASS": "M4 13l5.5 5.5L20 6",
+    "FAIL": "M5.5 5.5l13 13M18.5 5.5l-13 13",
+    "INCONCLUSIVE": "M4 9.5c5-4 11 4 16 0M4 16.5c5-4 11 4 16 0",
+    "INVALID": "M12 3a9 9 0 1 0 0 18a9 9 0 1 0 0-18M5.7 5.7l12.6 12.6",
+}
+
+
+class Drawing(str):
+    """Markup that is finished: a template shows it as it is."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        """Give the markup, as template engines ask for it."""
+        return str(self)
+
+
+# ---- accuracy against the oracles -----------------------------------------------------------------------------------
+
+
+def accuracy_axis(section: Section, split: str) -> Linear:
+    """Give the axis on which every recipe's accuracy and the oracles' band fit, with a little air at both ends."""
+    numbers = [row.accuracy[split] for row in section.rows]
+    if band := section.bands.get(split):
+        numbers += [band.low, band.high]
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    air = max(0.06 * (high - low), 0.005)
+    return Linear(low=low - air, high=high + air)
+
+
+def accuracy_panel(section: Section, split: str) -> Drawing:
+    """Draw one dot per recipe at its accuracy on a split, over the strip in which the oracles lie.
+
+    Args:
+        section: the rows and bands to draw.
+        split: `forget`, `retain` or `test`.
+
+    Returns:
+        A drawing with one line per recipe, `ROW_HEIGHT` pixels each; a dot outside the band is hollow.
+    """
+    axis, band = accuracy_axis(section, split), section.bands.get(split)
+    num_rows = {"forget": section.num_forget, "retain": section.num_retain, "test": section.num_test}[split]
+    height = ROW_HEIGHT * len(section.rows)
+    said = [f"{row.recipe} {percent(row.accuracy[split], num_rows)} %" for row in section.rows]
+    svg = _box(height, f"Accuracy on the {split} rows: {', '.join(said)}.")
+    if band:
+        span = f"oracles: {percent(band.low, num_rows)} to {percent(band.high, num_rows)} %"
+        _strip(svg, axis, (band.low, band.mean, band.high), (0, height), f"{span}, mean {percent(band.mean, num_rows)} %")
+    _percent_ticks(svg, axis, height)
+    for index, row in enumerate(section.rows):
+        y = ROW_HEIGHT * (index + 0.5)
+        _add(svg, "line", x1="0", x2="100%", y1=y, y2=y, class_="guide")
+        _text(svg, shortened(row.recipe, LABEL_LENGTH), x=-12, y=y + 4, text_anchor="end", class_="name")
+        inside = band is None or band.low <= row.accuracy[split] <= band.high
+        dot = _add(svg, "circle", cx=_across(axis, row.accuracy[split]), cy=y, r=5, class_="dot" if inside else "dot out")
+        _title(dot, f"{row.recipe}: {said[index].rpartition(row.recipe)[2].strip()}")
+        number = percent(row.accuracy[split], num_rows)
+        _text(svg, number, x="100%", dx=46, y=y + 4, text_anchor="end", class_="number")
+    return _drawn(svg)
+
+
+def _percent_ticks(svg: Element, axis: Linear, height: float) -> None:
+    """Write a fraction's axis in per cent under the box; nothing below 0 or above 1 is written."""
+    decimals = span_decimals(100 * axis.step()) - 1 if axis.step() < 0.01 else 0
+    for tick in axis.ticks():
+        if 0 <= tick <= 1:
+            x = _across(axis, tick)
+            _add(svg, "line", x1=x, x2=x, y1=0, y2=height, class_="grid")
+            _text(svg, fixed(100 * tick, decimals), x=x, y=height + 16, text_anchor="middle", class_="tick")
+
+
+# ---- losses of the forget rows --------------------------------------------------------------------------------------
+
+
+def series_class(name: str, index: int) -> str:
+    """Give the class that fixes how a histogram looks: by name where the name is known, else by order."""
+    return f"series-{name}" if name in ("original", "unlearned", "oracles") else f"series-{'abc'[index % 3]}"
+
+
+def loss_histogram(section: Section) -> Drawing:
+    """Draw the histograms of a section as outlines over one another, on a log loss axis.
+
+    Args:
+        section: its `histogram_edges` and `histograms` are drawn, the first at the back.
+
+    Returns:
+        A drawing `HISTOGRAM_HEIGHT` pixels high. Outlines are in a nested box of 1000 units across, stretched to the width.
+    """
+    edges = section.histogram_edges
+    axis = Log(low=edges[0], high=edges[-1])
+    top = max((count for histogram in section.histograms for count in histogram.counts), default=0) or 1.0
+    rows = Linear(low=0.0, high=1.08 * top)
+    names = ", ".join(histogram.name for histogram in section.histograms)
+    svg = _box(HISTOGRAM_HEIGHT, f"Histograms of the loss of each forget row, log axis: {names}. The numbers are in the table below.")
+    for tick in rows.ticks()[1:]:
+        y = _down(rows, tick)
+        _add(svg, "line", x1="0", x2="100%", y1=y, y2=y, class_="grid")
+        _text(svg, f"{tick:g}", x=0, y=y - 4, class_="tick")
+    for tick in axis.ticks():
+        x = axis.position(tick)
+        anchor = "start" if x < 3 else "end" if x > 97 else "middle"
+        _add(svg, "line", x1=_per_cent(x), x2=_per_cent(x), y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT + 5, class_="stop")
+        _text(svg, power(tick), x=_per_cent(x), y=HISTOGRAM_HEIGHT + 19, text_anchor=anchor, class_="tick")
+    sheet = _add(svg, "svg", x="0", y="0", width="100%", height=HISTOGRAM_HEIGHT, overflow="visible")
+    sheet.set("viewBox", f"0 0 1000 {HISTOGRAM_HEIGHT}")
+    sheet.set("preserveAspectRatio", "none")
+    for index, histogram in enumerate(section.histograms):
+        _add(sheet, "path", d=_outline(axis, rows, edges, histogram), class_=series_class(histogram.name, index))
+    _add(svg, "line", x1="0", x2="100%", y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT, class_="base")
+    _bins(svg, axis, section)
+    return _drawn(svg)
+
+
+def _outline(axis: Log, rows: Linear, edges: Sequence[float], histogram: Histogram) -> str:
+    """Give the path of a histogram's steps, from the base line and back to it."""
+    start = f"M{_short(10 * axis.position(edges[0]))} {HISTOGRAM_HEIGHT}"
+    steps = (
+        f"V{_short(_down(rows, count))}H{_short(10 * axis.position(right))}"
+        for count, right in zip(histogram.counts, edges[1:], strict=True)
+    )
+    return f"{start}{''.join(steps)}V{HISTOGRAM_HEIGHT}"
+
+
+def _bins(svg: Element, axis: Log, section: Section) -> None:
+    """Lay an invisible column over every bin, which tells its counts when hovered."""
+    edges = section.histogram_edges
+    for index, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
+        x, width = axis.position(left), axis.position(right) - axis.position(left)
+        place = {"x": _per_cent(x), "width": _per_cent(width), "y": 0, "height": HISTOGRAM_HEIGHT}
+        column = _add(svg, "rect", **place, class_="bin")
+        counts = ", ".join(f"{histogram.name} {histogram.counts[index]:.4g}" for histogram in section.histograms)
+        _title(column, f"loss {left:.3g} to {right:.3g}: {counts}")
+
+
+# ---- the mask by depth ----------------------------------------------------------------------------------------------
+
+
+def mask_bars(layers: Sequence[Layer]) -> Drawing:
+    """Draw one bar per layer, from 0 to 100 per cent of its parameters, in the order given.
+
+    Args:
+        layers: the layers from the input on; long lists are better split into several drawings.
+
+    Returns:
+        A drawing with one line per layer, `LAYER_HEIGHT` pixels each.
+    """
+    axis, height = Linear(low=0.0, high=1.0), LAYER_HEIGHT * len(layers)
+    svg = _box(height, f"Share of each layer that may change, {len(layers)} layers by depth. The numbers are in the table below.")
+    for index, layer in enumerate(layers):
+        y = LAYER_HEIGHT * index
+        _add(svg, "rect", x="0", y=y + 4, width="100%", height=LAYER_HEIGHT - 8, class_="track")
+        bar = _add(svg, "rect", x="0", y=y + 3, width=_across(axis, layer.fraction), height=LAYER_HEIGHT - 6, class_="bar")
+        _title(bar, f"{layer.name}: {fixed(100 * layer.fraction, 2)} % of {fixed(layer.num_parameters, 0)} parameters")
+        _text(svg, shortened(layer.name, 19), x=-8, y=y + 12, text_anchor="end", class_="layer")
+        number = {"x": "100%", "y": y + 12, "text_anchor": "end"}
+        _text(svg, fixed(100 * layer.fraction, 0), **number, dx=30, class_="number")
+        _text(svg, quantity(layer.num_parameters), **number, dx=72, class_="tick")
+    return _drawn(svg)
+
+
+# ---- measures against their nulls -----------------------------------------------------------------------------------
+
+
+def reach(measures: Sequence[MeasureRow]) -> float:
+    """Give how far the measures' drawings reach from the middle of the null band, in half widths of the band.
+
+    Returns:
+        The farthest of all values and interval ends, with a little air, but at least 2 and at most `FARTHEST_REACH`.
+    """
+    farthest = max((abs(standing(each, x)) for each in measures for x in (each.low, each.value, each.high)), default=0.0)
+    return min(max(1.08 * farthest, 2.0), FARTHEST_REACH)
+
+
+def standing(measure: MeasureRow, x: float) -> float:
+    """Place a number against the null band: -1 is its lower end, 1 its upper end.
+
+    A band without width counts as half as wide as the farthest of the measure's own numbers is away from it.
+    """
+    middle, half = (measure.null_low + measure.null_high) / 2, (measure.null_high - measure.null_low) / 2
+    if half == 0:
+        half = max(abs(each - middle) for each in (measure.low, measure.value, measure.high)) / 2 or 1.0
+    return (x - middle) / half
+
+
+def measure_strip(measure: MeasureRow, reach: float) -> Drawing:
+    """Draw a measure and its interval over its null band, scaled so that the bands of all measures look alike.
+
+    Args:
+        measure: the numbers; the ends of the null band are written under the band.
+        reach: what `reach` gave for all measures of the page. What lies farther out becomes an arrow at the edge.
+
+    Returns:
+        A drawing `STRIP_HEIGHT` pixels high.
+    """
+    axis = Linear(low=-reach, high=reach)
+    decimals = span_decimals(measure.high - measure.low, measure.null_high - measure.null_low)
+    low, value, high, null_low, null_mean, null_high = (
+        max(-reach, min(reach, standing(measure, x)))
+        for x in (measure.low, measure.value, measure.high, measure.null_low, measure.null_mean, measure.null_high)
+    )
+    texts = [fixed(x, decimals) for x in (measure.value, measure.low, measure.high, measure.null_low, measure.null_high)]
+    words = "{}: {}, interval {} to {}; networks that never saw the rows: {} to {}".format(measure.title, *texts)
+    svg, middle = _box(STRIP_HEIGHT, f"{words}."), STRIP_HEIGHT / 2
+    _add(svg, "line", x1="0", x2="100%", y1=middle, y2=middle, class_="guide")
+    _strip(svg, axis, (null_low, null_mean, null_high), (0, STRIP_HEIGHT), words)
+    _text(svg, texts[3], x=_across(axis, null_low), y=STRIP_HEIGHT + 14, text_anchor="end", dx=-3, class_="tick")
+    _text(svg, texts[4], x=_across(axis, null_high), y=STRIP_HEIGHT + 14, dx=3, class_="tick")
+    _add(svg, "line", x1=_across(axis, low), x2=_across(axis, high), y1=middle, y2=middle, class_="interval")
+    if abs(standing(measure, measure.value)) > reach:
+        tip = _add(svg, "svg", x=_across(axis, value), y=middle, overflow="visible")
+        mark = _add(tip, "path", d="M-9 -6L0 0L-9 6Z" if value > 0 else "M9 -6L0 0L9 6Z", class_="arrow")
+    else:
+        inside = measure.null_low <= measure.value <= measure.null_high
+        mark = _add(svg, "circle", cx=_across(axis, value), cy=middle, r=5, class_="dot" if inside else "dot out")
+    _title(mark, words)
+    return _drawn(svg)
+
+
+# ---- small things ---------------------------------------------------------------------------------------------------
+
+
+def timing_bar(timing: Timing, timings: Sequence[Timing]) -> Drawing:
+    """Draw a bar as long as a thing took, the longest of all filling the width."""
+    longest = max(each.seconds for each in timings) or 1.0
+    svg = _box(10, None)
+    bar = _add(svg, "rect", x="0", y="1", height="8", width=_across(Linear(low=0.0, high=longest), timing.seconds), class_="bar")
+    _title(bar, f"{timing.what}: {fixed(timing.seconds, time_decimals([timing.seconds]))}{NARROW_SPACE}s")
+    return _drawn(svg)
+
+
+def verdict_sign(word: str) -> Drawing:
+    """Draw the sign of a verdict, so that it is told by shape as well as by word and colour."""
+    svg = Element("svg", {"class": "sign", "width": "28", "height": "28", "viewBox": "0 0 24 24", "aria-hidden": "true"})
+    _add(svg, "path", d=_WORD_SIGNS[word])
+    return _drawn(svg)
+
+
+def legend_key(kind: str) -> Drawing:
+    """Draw what a legend shows before a name: `band`, `mean`, `dot`, `dot out`, or the class of a histogram."""
+    svg = Element("svg", {"class": "key", "width": "26", "height": "14", "aria-hidden": "true"})
+    if kind == "mean":
+        _add(svg, "line", x1=13, x2=13, y1=0, y2=14, class_="mean")
+    elif kind.startswith("dot"):
+        _add(svg, "circle", cx=13, cy=7, r=5, class_=kind)
+    elif kind == "band":
+        _add(svg, "rect", x=1, y=0, width=24, height=14, class_="band")
+    else:
+        _add(svg, "path", d="M1 14V5H13V2H25V14", class_=kind)
+    return _drawn(svg)
+
+
+def _strip(svg: Element, axis: Linear, band: tuple[float, float, float], down: tuple[float, float], words: str) -> None:
+    """Shade a band from its low to its high end and mark its mean."""
+    (low, mean, high), (top, bottom) = band, down
+    width = _per_cent(axis.position(high) - axis.position(low))
+    shade = _add(svg, "rect", x=_across(axis, low), y=top, width=width, height=bottom - top, class_="band")
+    _title(shade, words)
+    _add(svg, "line", x1=_across(axis, mean), x2=_across(axis, mean), y1=top, y2=bottom, class_="mean")
+
+
+def _box(height: float, label: str | None) -> Element:
+    """Start a drawing as wide as its surroundings let it be; without a label it is decoration."""
+    spoken = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
+    return Element("svg", {"class": "plot", "width": "100%", "height": _short(height), **spoken})
+
+
+def _add(parent: Element, tag: str, **attributes: str | float) -> Element:
+    """Append an element; `class_` and `text_anchor` stand for `class` and `text-anchor`."""
+    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
+    return SubElement(parent, tag, {key: x if isinstance(x, str) else _short(x) for key, x in named.items()})
+
+
+def _text(parent: Element, text: str, **attributes: str | float) -> None:
+    """Append a line of text."""
+    _add(parent, "text", **attributes).text = text
+
+
+def _title(element: Element, text: str) -> None:
+    """Give an element the words that show when it is hovered."""
+    SubElement(element, "title").text = text
+
+
+def _drawn(svg: Element) -> Drawing:
+    """Write the markup, with everything escaped that HTML or XML would act on."""
+    return Drawing(tostring(svg, encoding="unicode"))
+
+
+def _across(axis: Linear, value: float) -> str:
+    """Give a number's place across the box."""
+    return _per_cent(axis.position(value))
+
+
+def _down(rows: Linear, count: float) -> float:
+    """Give a count's place down the histogram's box, in pixels."""
+    return HISTOGRAM_HEIGHT * (1 - rows.position(count) / 100)
+
+
+def _per_cent(position: float) -> str:
+    """Write a place across the box."""
+    return f"{_short(position)}%"
+
+
+def _short(number: float) -> str:
+    """Write a coordinate with at most three decimals: finer than any screen, and the same text on every platform."""
+    text = f"{number:.3f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

@@ -1,0 +1,218 @@
+"""The one place that writes to disk: whole files or nothing, tensors without code in them, a record of what was written.
+
+A run directory holds artifacts and `run.json`, which names the request that made them and the SHA-256 of each. The
+record is written last, so a directory with a complete record is a complete run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from excise import errors
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename, fsync of the directory; mode 0600.
+
+    Raises:
+        errors.DiskError: the file could not be written; whatever stood under `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise errors.DiskError(
+            f"could not write {path} ({len(content)} bytes): {error.strerror or error}; "
+            "free some space or choose another directory"
+        ) from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain values (or msgspec structures) as indented JSON with a final newline."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON back as plain values.
+
+    Raises:
+        errors.BadData: no such file.
+        errors.Corrupt: not JSON.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise errors.BadData(f"expected a file at {path}, found none") from error
+    except msgspec.DecodeError as error:
+        raise errors.Corrupt(f"{path} is not JSON: {error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors; tensors that share memory are written once under each of their names."""
+    owned = {name: value.detach().to("cpu").contiguous().clone() for name, value in tensors.items()}
+    write_bytes(path, safetensors.torch.save(owned, dict(metadata) if metadata else None))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors and its metadata.
+
+    Raises:
+        errors.BadData: no such file, or not a safetensors file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise errors.BadData(f"expected weights at {path}, found no such file") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise errors.BadData(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from `.safetensors`, or from `.pt`/`.pth` with `weights_only=True`; anything else is refused.
+
+    Raises:
+        errors.BadData: another suffix, no such file, a file that needs code to be read, or not a dict of tensors.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)[0]
+    if path.suffix not in (".pt", ".pth"):
+        raise errors.BadData(
+            f"expected weights as .safetensors, or .pt/.pth holding only tensors; found {path.name!r}; "
+            "convert with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+        )
+    if not path.is_file():
+        raise errors.BadData(f"expected weights at {path}, found no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise errors.BadData(
+            f"{path} cannot be read without running code from it, or is damaged ({first[:160]}); "
+            "save the state dict alone: torch.save(model.state_dict(), path)"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise errors.BadData(
+            f"{path} holds a {type(state).__name__}, expected a state dict of tensors; save model.state_dict() alone"
+        )
+    return state
+
+
+def file_digest(path: Path) -> str:
+    """Give the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+RECORD = "run.json"
+
+
+class RunDirectory:
+    """A directory that one request fills, and whose record says which request that was.
+
+    Args:
+        path: the directory; made when the first file is written.
+        request: plain values that name everything the result depends on.
+    """
+
+    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
+        self.path = path
+        self.request = msgspec.json.decode(msgspec.json.encode(dict(request)))
+
+    def finished(self) -> dict[str, Any] | None:
+        """Give the record if this very request was completed here and every file is what the record says.
+
+        Raises:
+            errors.BadRequest: the directory holds another request's run.
+            errors.Corrupt: a file of the run was changed or is gone.
+        """
+        if not (self.path / RECORD).exists():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                self._refuse_foreign()
+            return None
+        record = read_record(self.path)
+        if record.get("request") != self.request:
+            raise errors.BadRequest(
+                f"{self.path} holds the run of another request ({_difference(record.get('request'), self.request)}); "
+                "choose another --out, or remove that directory"
+            )
+        return record
+
+    def _refuse_foreign(self) -> None:
+        known = {"model.safetensors", "mask.safetensors", "patch.safetensors", "report.html", "demo.json"}
+        foreign = [entry.name for entry in self.path.iterdir() if not (entry.name in known or entry.name[0] == ".")]
+        if foreign:
+            raise errors.BadRequest(
+                f"expected an empty or new directory for --out, found {self.path} with {foreign[0]!r} in it; "
+                "choose another directory"
+            )
+
+    def complete(self, files: list[str], result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the record: the request, what came of it, and the SHA-256 of each of `files`."""
+        record = {
+            "format": 1,
+            "request": self.request,
+            "result": dict(result),
+            "files": {name: file_digest(self.path / name) for name in sorted(files)},
+        }
+        write_json(self.path / RECORD, record)
+        return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """Read a run directory's record and check every file against it.
+
+    Raises:
+        errors.BadData: no record there.
+        errors.Corrupt: a file is missing or differs from the record, with both hashes.
+    """
+    record: dict[str, Any] = read_json(directory / RECORD)
+    if not isinstance(record, dict) or record.get("format") != 1:
+        raise errors.Corrupt(f"{directory / RECORD} is not a record that this version of excise can read")
+    for name, expected in record["files"].items():
+        path = directory / name
+        if not path.is_file():
+            raise errors.Corrupt(f"{directory} should hold {name} (SHA-256 {expected[:12]}…), and does not")
+        found = file_digest(path)
+        if found != expected:
+            raise errors.Corrupt(f"{path} is not what its record says: expected SHA-256 {expected}, found {found}")
+    return record
+
+
+def _difference(before: object, now: object) -> str:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return "no readable request"
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            return f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
+    return "no difference"

@@ -1,0 +1,26 @@
+"""The engine: the one loop over epochs, and the one module that keeps the mask's promise."""
+
+from excise.train.engine import Cost, Engine
+from excise.train.hooks import EpochTrace, Hooks
+from excise.train.loop import Step, fit_
+from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
+from excise.train.plan import TrainPlan
+from excise.train.task import Task, cross_entropy, forward_pair
+
+__all__ = [
+    "Cost",
+    "Engine",
+    "EpochTrace",
+    "Hooks",
+    "Statistics",
+    "Step",
+    "Task",
+    "TrainPlan",
+    "cross_entropy",
+    "enforced",
+    "fit_",
+    "forward_pair",
+    "frozen_digest",
+    "held_modules",
+    "write_",
+]

@@ -1,0 +1,79 @@
+"""`Engine`: what every method needs besides a network and rows, in one value; and `Cost`, what it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from excise import errors
+from excise.masks import Mask
+from excise.train.hooks import EpochTrace, Hooks
+from excise.train.task import Task
+
+
+@dataclass
+class Cost:
+    """What a run has spent so far.
+
+    Attributes:
+        trained_rows: examples passed forward and backward.
+        forward_rows: examples passed forward only.
+        seconds: wall time.
+        peak_bytes: largest resident memory of the process beyond what it had at the start, None where not measured.
+        retraining_share: gradient rows as a fraction of what retraining takes; None where the training plan is not known.
+    """
+
+    trained_rows: int = 0
+    forward_rows: int = 0
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    retraining_share: float | None = None
+
+    def count(self, *, trained: int = 0, forward: int = 0) -> None:
+        """Add examples."""
+        self.trained_rows += trained
+        self.forward_rows += forward
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """Everything about a run that is not the network, the rows or the mask.
+
+    Attributes:
+        task: forward and loss.
+        seed: every random number of the run follows from it.
+        fresh: gives an untrained network, the same one each time; None if there is no way to make one.
+        head: the classifier head, for methods that train it besides the mask; empty where that is not wanted.
+        hooks: who watches.
+        cost: what was spent; the only thing here that changes.
+        trace: one entry an epoch, in order.
+    """
+
+    task: Task
+    seed: int
+    head: Mask
+    fresh: Callable[[], nn.Module] | None = None
+    hooks: Hooks = field(default_factory=Hooks)
+    cost: Cost = field(default_factory=Cost)
+    trace: list[EpochTrace] = field(default_factory=list)
+
+    def fresh_model(self) -> nn.Module:
+        """Give an untrained network, the same one each time.
+
+        Raises:
+            errors.BadRequest: there is no way to make one.
+        """
+        if self.fresh is None:
+            raise errors.BadRequest("this method needs an untrained network; pass fresh=, a callable that builds one")
+        return self.fresh()
+
+    def record(self, trace: EpochTrace) -> None:
+        """Keep an epoch's trace and tell the hooks."""
+        self.trace.append(trace)
+        self.hooks.on_epoch(trace)
+
+    def reseeded(self, seed: int) -> Engine:
+        """Give the same engine with another seed, sharing cost and trace."""
+        return replace(self, seed=seed)

@@ -1,0 +1,42 @@
+"""What may watch a run: progress bars and traces. The base does nothing; override what is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EpochTrace:
+    """What happened in one epoch.
+
+    Attributes:
+        stage: what was being done, such as `Finetune`.
+        epoch: counted from 0.
+        loss: mean objective over the steps.
+        lr: learning rate.
+        num_steps: optimizer steps.
+        seconds: wall time.
+    """
+
+    stage: str
+    epoch: int
+    loss: float
+    lr: float
+    num_steps: int
+    seconds: float
+
+
+class Hooks:
+    """No-op base. A hook must not touch the network."""
+
+    def on_stage(self, name: str, num_steps: int) -> None:
+        """Hear that a stage of `num_steps` steps begins."""
+
+    def on_step(self) -> None:
+        """Hear that one step of the current stage is done."""
+
+    def on_epoch(self, trace: EpochTrace) -> None:
+        """Hear what an epoch came to."""
+
+    def on_stage_end(self, name: str) -> None:
+        """Hear that the stage is over."""

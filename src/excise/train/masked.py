@@ -1,0 +1,226 @@
+"""The promise: outside the mask every coordinate stays equal, bit for bit.
+
+The optimizer is handed only what may change. A parameter wholly in the mask goes to it as it is. One wholly outside asks
+for no gradient. One partly inside is represented by a compact leaf that holds its chosen rows (or weights); gradients are
+gathered into the leaf before the step, and the leaf's values written back after it. Momentum, weight decay, Adam's
+moments, gradient clipping, foreach and fused loops therefore never see a frozen coordinate, and none is ever written.
+Only the optimizer state of the chosen coordinates exists. Optimizers that look at a tensor as a whole (LARS, Muon) see
+the chosen rows as the tensor.
+
+Buffers (running statistics) follow a stated rule, `Statistics`:
+
+- `follow-mask`: a module with buffers of its own and parameters of its own, none of them in the mask, is frozen: it runs in
+  eval mode and its buffers stay. A module with buffers and no parameters stays if the whole mask is empty.
+- `adapt`: every module trains, as in the published DEL code; all buffers may move.
+- `hold`: every module with buffers runs in eval mode; no buffer moves.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from excise import errors, params
+from excise.masks import Mask
+
+Statistics = Literal["follow-mask", "adapt", "hold"]
+STATISTICS: tuple[Statistics, ...] = ("follow-mask", "adapt", "hold")
+
+
+def require_statistics(value: str) -> None:
+    """Refuse a word that is no rule for buffers."""
+    if value not in STATISTICS:
+        raise errors.BadRequest(f"statistics: expected one of {', '.join(STATISTICS)}, found {value!r}")
+
+
+def effective(mask: Mask, model: nn.Module) -> Mask:
+    """Take out of a mask the parameters whose `requires_grad` is False: the user froze them.
+
+    Raises:
+        errors.MaskMismatch: the mask is of another network.
+    """
+    mask.require_fit(model)
+    trainable = {name for name, value in params.named_parameters(model).items() if value.requires_grad}
+    return mask & Mask.where(model, lambda name: name in trainable)
+
+
+class _Part(ABC):
+    """The coordinates of one parameter that may change, as the leaf that the optimizer is given."""
+
+    leaf: Tensor
+
+    @abstractmethod
+    def gather_gradient(self) -> None:
+        """Bring the parameter's gradient to the leaf."""
+
+    @abstractmethod
+    def write_back(self) -> None:
+        """Bring the leaf's values to the parameter."""
+
+
+class _Whole(_Part):
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self.leaf = parameter
+
+    def gather_gradient(self) -> None:
+        return None
+
+    def write_back(self) -> None:
+        return None
+
+
+class _Chosen(_Part):
+    """Rows of a parameter, or single weights of it flattened, picked by index along the first axis."""
+
+    def __init__(self, parameter: nn.Parameter, index: Tensor, *, flat: bool) -> None:
+        self._parameter = parameter
+        self._index = index
+        self._flat = flat
+        self.leaf = self._view(parameter.detach()).index_select(0, index).requires_grad_()
+
+    def _view(self, tensor: Tensor) -> Tensor:
+        return tensor.reshape(-1) if self._flat else tensor
+
+    def gather_gradient(self) -> None:
+        gradient = self._parameter.grad
+        self.leaf.grad = None if gradient is None else self._view(gradient).index_select(0, self._index)
+        self._parameter.grad = None
+
+    def write_back(self) -> None:
+        target = self._parameter.detach()
+        if self._flat and not target.is_contiguous():
+            place = torch.unravel_index(self._index.long(), target.shape)
+            target[place] = self.leaf.detach()
+        else:
+            self._view(target).index_copy_(0, self._index.long(), self.leaf.detach())
+
+
+def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
+    if not bool(entry.any()):
+        return None
+    if bool(entry.all()):
+        return _Whole(parameter)
+    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
+    index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
+    return _Chosen(parameter, index, flat=not by_row)
+
+
+class MaskedParameters:
+    """The coordinates of a network that may change, ready for an optimizer. Made by `enforced`."""
+
+    def __init__(self, model: nn.Module, mask: Mask) -> None:
+        found = params.named_parameters(model)
+        self._parts = [part for name, value in found.items() if (part := _part(value, mask.entry(name)))]
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What to give the optimizer."""
+        return [part.leaf for part in self._parts]
+
+    @torch.no_grad()
+    def step(self, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
+        """Take one optimizer step on the chosen coordinates alone, gradients clipped to `clip_norm` if given."""
+        for part in self._parts:
+            part.gather_gradient()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.leaves, clip_norm)
+        optimizer.step()
+        for part in self._parts:
+            part.write_back()
+
+    @torch.no_grad()
+    def values(self) -> list[Tensor]:
+        """Copy the chosen coordinates."""
+        return [leaf.detach().clone() for leaf in self.leaves]
+
+    @torch.no_grad()
+    def restore_(self, values: list[Tensor]) -> None:
+        """Write copied coordinates back, in place."""
+        for part, value in zip(self._parts, values, strict=True):
+            part.leaf.copy_(value)
+            part.write_back()
+
+    def finite(self) -> bool:
+        """Say whether every chosen coordinate is a finite number."""
+        return all(bool(leaf.isfinite().all()) for leaf in self.leaves)
+
+
+@contextmanager
+def enforced(model: nn.Module, mask: Mask, statistics: Statistics) -> Iterator[MaskedParameters]:
+    """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards."""
+    allowed = effective(mask, model)
+    with params.modes_restored(model):
+        model.train()
+        for name in held_modules(model, allowed, statistics):
+            model.get_submodule(name).training = False  # the module alone: dropout inside it still trains
+        for name, value in params.named_parameters(model).items():
+            value.grad = None
+            value.requires_grad_(bool(allowed.entry(name).any()))
+        yield MaskedParameters(model, allowed)
+
+
+@torch.no_grad()
+def write_(model: nn.Module, values: Mapping[str, Tensor], mask: Mask) -> None:
+    """Write new parameter values into a network, in place, inside the mask only.
+
+    Args:
+        model: changed in place.
+        values: new values by parameter name, full size; parameters without an entry keep theirs.
+        mask: where writing is allowed.
+
+    Raises:
+        errors.MaskMismatch: a value for an unknown parameter or of another shape.
+    """
+    allowed = effective(mask, model)
+    own = params.named_parameters(model)
+    for name, value in values.items():
+        if name not in own or own[name].shape != value.shape:
+            raise errors.MaskMismatch(
+                f"new value for {name!r} of shape {tuple(value.shape)}: the network has "
+                f"{tuple(own[name].shape) if name in own else 'no such parameter'}"
+            )
+        part = _part(own[name], allowed.entry(name))
+        if isinstance(part, _Whole):
+            own[name].copy_(value)
+        elif isinstance(part, _Chosen):
+            part.leaf.copy_(_Chosen(nn.Parameter(value.to(own[name])), part._index, flat=part._flat).leaf)
+            part.write_back()
+
+
+def held_modules(model: nn.Module, mask: Mask, statistics: Statistics) -> list[str]:
+    """Name the modules whose buffers stay under a rule."""
+    names = [name for name, module in model.named_modules() if next(iter(module.buffers(recurse=False)), None) is not None]
+    if statistics == "adapt":
+        return []
+    if statistics == "hold":
+        return names
+    rule = _moves(model, mask)
+    return [name for name in names if not rule(name)]
+
+
+def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
+    name_of = {id(value): name for name, value in params.named_parameters(model).items()}
+    anything = any(bool(mask.entry(name).any()) for name in mask.names)
+
+    def moves(module: str) -> bool:
+        own = [name_of[id(value)] for value in model.get_submodule(module).parameters(recurse=False)]
+        return anything if not own else any(bool(mask.entry(name).any()) for name in own)
+
+    return moves
+
+
+def frozen_digest(model: nn.Module, mask: Mask, statistics: Statistics = "follow-mask") -> str:
+    """Give the SHA-256 of everything that must not move: coordinates outside the mask, and buffers of held modules."""
+    allowed = effective(mask, model)
+    outside = {
+        name: value.detach().cpu()[~allowed.expand(name)] for name, value in params.named_parameters(model).items()
+    }
+    buffers = params.named_buffers(model)
+    held = set(held_modules(model, allowed, statistics))
+    kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held}
+    return params.digest({**outside, **kept})

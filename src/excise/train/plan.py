@@ -1,0 +1,85 @@
+"""`TrainPlan`: how a network is trained, as a value that can be saved, compared and repeated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+import torch
+from torch import Tensor
+
+from excise import checks, errors
+
+
+class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Epochs, optimizer, learning rate and batches of one training.
+
+    Attributes:
+        epochs: passes over the rows that pace the training.
+        lr: learning rate at the start.
+        optimizer: `sgd`, `adam` or `adamw`, torch's own.
+        momentum: of SGD.
+        weight_decay: as torch's optimizer takes it (decoupled for AdamW).
+        schedule: `constant`, or `cosine`: per epoch from `lr` down towards `final_lr_fraction * lr`.
+        final_lr_fraction: floor of the cosine schedule, as a fraction of `lr`.
+        batch_size: examples a step.
+        shuffle: a new order each epoch, drawn from the seed; else ascending ids.
+        drop_last: leave out a final batch that is not full.
+        clip_norm: upper bound on the norm of the gradient of the weights that may change; None for no bound.
+        implementation: torch's `foreach` or `fused` optimizer loop, or its `default` choice.
+
+    Raises:
+        errors.BadRequest: a value out of range, by name.
+
+    >>> plan = TrainPlan(epochs=2, lr=0.1)
+    >>> [round(plan.lr_at(epoch), 4) for epoch in range(2)]
+    [0.1, 0.0505]
+    """
+
+    epochs: int
+    lr: float
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    final_lr_fraction: float = 0.01
+    batch_size: int = 128
+    shuffle: bool = True
+    drop_last: bool = False
+    clip_norm: float | None = None
+    implementation: Literal["default", "foreach", "fused"] = "default"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        checks.require_positive_int("epochs", self.epochs)
+        checks.require_positive_int("batch_size", self.batch_size)
+        for name in ("lr", "momentum", "weight_decay", "final_lr_fraction"):
+            checks.require_finite(name, getattr(self, name))
+        if self.clip_norm is not None:
+            checks.require_finite("clip_norm", self.clip_norm)
+        for name, kind in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("implementation", IMPLEMENTATIONS)):
+            if getattr(self, name) not in kind:
+                raise errors.BadRequest(f"{name}: expected one of {', '.join(kind)}, found {getattr(self, name)!r}")
+
+    def lr_at(self, epoch: int) -> float:
+        """Give the learning rate of an epoch, counted from 0 (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+        if self.schedule == "constant":
+            return self.lr
+        floor = self.final_lr_fraction * self.lr
+        return floor + (self.lr - floor) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+    def make_optimizer(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """Give torch's optimizer over `tensors`, at the learning rate of the first epoch."""
+        chosen: dict[str, bool] = {} if self.implementation == "default" else {self.implementation: True}
+        shared = {"lr": self.lr, "weight_decay": self.weight_decay, **chosen}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(tensors, momentum=self.momentum, **shared)  # type: ignore[arg-type]
+        make = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return make(tensors, **shared)  # type: ignore[arg-type]
+
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+IMPLEMENTATIONS = ("default", "foreach", "fused")

@@ -1,0 +1,122 @@
+"""`Task`: how a batch becomes logits and targets, and those become one loss an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from excise import errors, params
+from excise.data.batches import Batch, batches
+from excise.data.rows import Rows
+
+Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def forward_pair(model: nn.Module, content: Any) -> tuple[Tensor, Tensor]:
+    """Give logits and targets of a batch `(inputs, targets)`; floating inputs take the network's own precision.
+
+    Raises:
+        errors.BadData: examples of another shape.
+    """
+    if not (isinstance(content, tuple) and len(content) == 2):
+        raise errors.BadData(
+            f"expected batches (inputs, targets), found {type(content).__name__}; "
+            "pass forward=, a callable (model, batch) -> logits, targets, for other shapes of example"
+        )
+    inputs, targets = content
+    if isinstance(inputs, Tensor) and inputs.is_floating_point():
+        inputs = inputs.to(next(model.parameters()).dtype)
+    return model(inputs), targets
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Give the cross-entropy of each example, `[batch]`, from logits `[batch, classes]` and integer targets `[batch]`."""
+    return functional.cross_entropy(logits, targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the network is trained to do.
+
+    Attributes:
+        forward: `(model, batch) -> logits, targets`.
+        loss: `(logits, targets) -> [batch]`, one value an example.
+    """
+
+    forward: Forward = forward_pair
+    loss: Loss = cross_entropy
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give one loss an example, `[batch]`."""
+        logits, targets = self.forward(model, batch.content)
+        losses = self.loss(logits, targets)
+        if losses.shape != (len(batch),):
+            raise errors.BadRequest(
+                f"loss: expected one value for each of {len(batch)} examples, found shape {tuple(losses.shape)}; "
+                'use reduction="none"'
+            )
+        return losses
+
+    def require_fit(self, model: nn.Module, named_rows: dict[str, Rows]) -> None:
+        """Refuse, before any work, a network and data that do not go together.
+
+        One forward pass over at most 8 rows of each kind; and the labels of every row, where the data have labels.
+
+        Raises:
+            errors.UnsupportedModel: no parameters, or logits that are not `[batch, classes]` or not finite.
+            errors.BadData: labels outside the classes of the network's head, or examples the network cannot take.
+        """
+        params.require_parameters(model)
+        with params.modes_restored(model), torch.no_grad():
+            model.eval()
+            for name, rows in named_rows.items():
+                logits = self._probe(model, name, rows)
+                if self.forward is forward_pair:
+                    _require_labels(name, rows, logits.shape[1])
+
+    def _probe(self, model: nn.Module, name: str, rows: Rows) -> Tensor:
+        batch = next(iter(batches(rows, 8, device_of(model))))
+        try:
+            logits, _ = self.forward(model, batch.content)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            if isinstance(error, errors.ExciseError):
+                raise
+            raise errors.BadData(
+                f"{type(model).__name__} could not be run on {name} rows: {str(error).strip().splitlines()[0]}; "
+                "check the shape and type of the inputs, or pass forward="
+            ) from error
+        if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != len(batch):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise errors.UnsupportedModel(
+                f"expected logits of shape [batch, classes] for a batch of {len(batch)}, found {found}; "
+                "pass forward=, a callable (model, batch) -> logits, targets"
+            )
+        if not logits.isfinite().all():
+            raise errors.UnsupportedModel(
+                f"{type(model).__name__} gives logits that are not finite on {name} rows; "
+                "check the weights and the scaling of the inputs"
+            )
+        return logits
+
+
+def _require_labels(name: str, rows: Rows, num_classes: int) -> None:
+    labels = rows.labels()
+    outside = ((labels < 0) | (labels >= num_classes)).nonzero().flatten()
+    if len(outside):
+        shown = ", ".join(str(place) for place in outside[:5].tolist())
+        raise errors.BadData(
+            f"{name}: {len(outside)} labels lie outside 0 to {num_classes - 1}, the classes of the network's head "
+            f"(at position{'s' if len(outside) > 1 else ''} {shown} of {len(labels)}); "
+            "correct the labels, or use the network that was trained on them"
+        )
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Give the device of a network's first parameter."""
+    return next(model.parameters()).device
