@@ -84,9 +84,7 @@ class Mask:
     def where(cls, model: nn.Module, allowed: Callable[[str], bool]) -> Self:
         """Give the mask of the parameters for whose name `allowed` says True."""
         shapes = {name: tuple(value.shape) for name, value in params.named_parameters(model).items()}
-        return cls(
-            {name: torch.full((1,) * len(shape), bool(allowed(name))) for name, shape in shapes.items()}, shapes
-        )
+        return cls({name: torch.full((1,) * len(shape), bool(allowed(name))) for name, shape in shapes.items()}, shapes)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -37,7 +37,9 @@ def require_parameters(model: nn.Module) -> None:
         )
     lazy = [name for name, value in found.items() if nn.parameter.is_lazy(value)]
     if lazy:
-        raise errors.UnsupportedModel(f"parameter {lazy[0]!r} has no shape yet; run one batch through the network first")
+        raise errors.UnsupportedModel(
+            f"parameter {lazy[0]!r} has no shape yet; run one batch through the network first"
+        )
     if not any(value.requires_grad for value in found.values()):
         raise errors.UnsupportedModel(
             f"all {len(found)} parameters of {type(model).__name__} are frozen (requires_grad is False); "

@@ -57,7 +57,9 @@ class Split:
                     f"give rows the network was not trained on, or their ids as {name}=[...]"
                 )
         if seen["test"] and seen["holdout"] and _share_rows(seen["test"], seen["holdout"]):
-            raise errors.BadSplit("holdout: shares rows with test; settings chosen on test rows make the test worthless")
+            raise errors.BadSplit(
+                "holdout: shares rows with test; settings chosen on test rows make the test worthless"
+            )
         trained = Rows(source, every.ids[~kept_out])
         chosen = forget.ids(trained) if isinstance(forget, Rule) else checks.as_ids("forget", forget, len(source))
         overlap = int(kept_out[chosen].sum())
@@ -138,5 +140,8 @@ def _same_memory(inner: Tensor, outer: Tensor) -> Tensor:
     """Give the rows of `outer` that begin at the same address as a row of `inner`."""
     if inner.untyped_storage().data_ptr() != outer.untyped_storage().data_ptr() or inner.ndim != outer.ndim:
         return torch.zeros(0, dtype=torch.int64)
-    starts = [tensor.data_ptr() + torch.arange(len(tensor)) * tensor.stride(0) * tensor.element_size() for tensor in (inner, outer)]
+    starts = [
+        tensor.data_ptr() + torch.arange(len(tensor)) * tensor.stride(0) * tensor.element_size()
+        for tensor in (inner, outer)
+    ]
     return torch.isin(starts[1], starts[0]).nonzero().flatten()

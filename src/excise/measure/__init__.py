@@ -1,0 +1,22 @@
+"""From arrays to numbers with intervals. Knows no network."""
+
+from excise.measure.accuracy import accuracy
+from excise.measure.histograms import counts, log_edges
+from excise.measure.margins import margin_distance, margins
+from excise.measure.measures import Measure, against_oracles, holm, more_than_chance, oracle_band
+from excise.measure.membership import confidence_attack, confidences
+
+__all__ = [
+    "Measure",
+    "accuracy",
+    "against_oracles",
+    "confidence_attack",
+    "confidences",
+    "counts",
+    "holm",
+    "log_edges",
+    "margin_distance",
+    "margins",
+    "more_than_chance",
+    "oracle_band",
+]

@@ -71,7 +71,9 @@ class FromFunction(Method):
             raise errors.MaskMismatch(f"{name}: the network it returned has other parameters than the one it was given")
         broken = [key for key, value in values.items() if not value.isfinite().all()]
         if broken:
-            raise errors.Diverged(f"{name}: {broken[0]!r} is not finite in the network it returned", params.state_of(model))
+            raise errors.Diverged(
+                f"{name}: {broken[0]!r} is not finite in the network it returned", params.state_of(model)
+            )
         write_(model, values, mask)
         held = set(held_modules(model, mask, self.statistics))
         own = params.named_buffers(model)

@@ -56,14 +56,14 @@ def row_decimals(num_rows: int) -> int:
 
 
 def span_decimals(*spans: float) -> int:
-    """Give the decimals with which the widest of these spans shows two digits, at most six.
+    """Give the decimals with which the narrowest of these spans shows two digits, at most six; spans of zero do not count.
 
     Examples:
-        >>> span_decimals(0.08, 0.02), span_decimals(31.0)
-        (3, 0)
+        >>> span_decimals(0.08, 0.2), span_decimals(31.0, 0.0), span_decimals(0.0)
+        (3, 0, 2)
     """
-    widest = max(map(abs, spans))
-    return 2 if widest == 0 else min(6, max(0, 1 - math.floor(math.log10(widest))))
+    narrowest = min((abs(span) for span in spans if span), default=0.1)
+    return min(6, max(0, 1 - math.floor(math.log10(narrowest))))
 
 
 def time_decimals(seconds: Iterable[float]) -> int:
@@ -110,7 +110,7 @@ def power(value: float) -> str:
         ('0.001', '20', '10⁻⁶', '2·10⁻⁷')
     """
     exponent = math.floor(math.log10(value) + 1e-9)
-    if -4 < exponent < 5:
+    if -5 < exponent < 5:
         return f"{value:.10g}"
     factor = f"{value / 10.0**exponent:.3g}"
     digits = str(exponent).translate(_SUPERSCRIPT)

@@ -8,6 +8,7 @@ the style sheet, so that a drawing follows the page from light to dark to paper.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -17,19 +18,19 @@ from excise.report.formats import (
     percent,
     power,
     quantity,
-    row_decimals,
     shortened,
     span_decimals,
     time_decimals,
 )
 from excise.report.scales import Linear, Log
-from excise.report.values import Histogram, Layer, MeasureRow, Row, Section, Timing
+from excise.report.values import SPLITS, Histogram, Layer, MeasureRow, Section, Timing
 
 ROW_HEIGHT = 28
 LAYER_HEIGHT = 16
 HISTOGRAM_HEIGHT = 220
 STRIP_HEIGHT = 24
 FARTHEST_REACH = 6.0
+FARTHEST_BANDS = 12
 LABEL_LENGTH = 16
 
 _WORD_SIGNS = {
@@ -54,13 +55,24 @@ class Drawing(str):
 
 
 def accuracy_axis(section: Section, split: str) -> Linear:
-    """Give the axis on which every recipe's accuracy and the oracles' band fit, with a little air at both ends."""
-    numbers = [row.accuracy[split] for row in section.rows]
-    if band := section.bands.get(split):
-        numbers += [band.low, band.high]
+    """Give the axis on which the oracles' band and the recipes' accuracies fit, with a little air at both ends.
+
+    One recipe far out would squeeze the band to a line, so the axis ends `FARTHEST_BANDS` widths of the band away from it; a
+    band narrower than four rows counts as that wide.
+    """
+    numbers, band = [row.accuracy[split] for row in section.rows], section.bands.get(split)
+    if band:
+        far = FARTHEST_BANDS * max(band.high - band.low, 4 / max(_num_rows(section, split), 4))
+        numbers = [band.low, band.high, *(max(band.low - far, min(band.high + far, number)) for number in numbers)]
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
     air = max(0.06 * (high - low), 0.005)
     return Linear(low=low - air, high=high + air)
+
+
+def beyond(section: Section) -> bool:
+    """Tell whether some recipe lies beyond the axis of one of its panels, and so is drawn as an arrow."""
+    axes = {split: accuracy_axis(section, split) for split in SPLITS}
+    return any(not axes[split].low < row.accuracy[split] < axes[split].high for row in section.rows for split in SPLITS)
 
 
 def accuracy_panel(section: Section, split: str) -> Drawing:
@@ -71,32 +83,34 @@ def accuracy_panel(section: Section, split: str) -> Drawing:
         split: `forget`, `retain` or `test`.
 
     Returns:
-        A drawing with one line per recipe, `ROW_HEIGHT` pixels each; a dot outside the band is hollow.
+        A drawing with one line per recipe, `ROW_HEIGHT` pixels each; a dot outside the band is hollow, and one beyond the axis
+        is an arrow at its end.
     """
-    axis, band = accuracy_axis(section, split), section.bands.get(split)
-    num_rows = {"forget": section.num_forget, "retain": section.num_retain, "test": section.num_test}[split]
+    axis, band, num_rows = accuracy_axis(section, split), section.bands.get(split), _num_rows(section, split)
     height = ROW_HEIGHT * len(section.rows)
     said = [f"{row.recipe} {percent(row.accuracy[split], num_rows)} %" for row in section.rows]
     svg = _box(height, f"Accuracy on the {split} rows: {', '.join(said)}.")
-    if band:
-        span = f"oracles: {percent(band.low, num_rows)} to {percent(band.high, num_rows)} %"
-        _strip(svg, axis, (band.low, band.mean, band.high), (0, height), f"{span}, mean {percent(band.mean, num_rows)} %")
     _percent_ticks(svg, axis, height)
+    if band:
+        low, mean, high = (percent(number, num_rows) for number in (band.low, band.mean, band.high))
+        _strip(svg, axis, (band.low, band.mean, band.high), height, f"oracles: {low} to {high} %, mean {mean} %")
     for index, row in enumerate(section.rows):
-        y = ROW_HEIGHT * (index + 0.5)
+        y, value = ROW_HEIGHT * (index + 0.5), row.accuracy[split]
         _add(svg, "line", x1="0", x2="100%", y1=y, y2=y, class_="guide")
-        _text(svg, shortened(row.recipe, LABEL_LENGTH), x=-12, y=y + 4, text_anchor="end", class_="name")
-        inside = band is None or band.low <= row.accuracy[split] <= band.high
-        dot = _add(svg, "circle", cx=_across(axis, row.accuracy[split]), cy=y, r=5, class_="dot" if inside else "dot out")
-        _title(dot, f"{row.recipe}: {said[index].rpartition(row.recipe)[2].strip()}")
-        number = percent(row.accuracy[split], num_rows)
-        _text(svg, number, x="100%", dx=46, y=y + 4, text_anchor="end", class_="number")
+        _text(svg, shortened(row.recipe, LABEL_LENGTH), x=-12, y=y + 4.5, text_anchor="end", class_="name")
+        _mark(svg, axis, value, y, said[index], inside=band is None or band.low <= value <= band.high)
+        _text(svg, percent(value, num_rows), x="100%", dx=46, y=y + 4.5, text_anchor="end", class_="number")
     return _drawn(svg)
+
+
+def _num_rows(section: Section, split: str) -> int:
+    """Give the number of rows in a split."""
+    return {"forget": section.num_forget, "retain": section.num_retain, "test": section.num_test}[split]
 
 
 def _percent_ticks(svg: Element, axis: Linear, height: float) -> None:
     """Write a fraction's axis in per cent under the box; nothing below 0 or above 1 is written."""
-    decimals = span_decimals(100 * axis.step()) - 1 if axis.step() < 0.01 else 0
+    decimals = max(0, -2 - math.floor(math.log10(axis.step()) + 1e-9))
     for tick in axis.ticks():
         if 0 <= tick <= 1:
             x = _across(axis, tick)
@@ -116,7 +130,7 @@ def loss_histogram(section: Section) -> Drawing:
     """Draw the histograms of a section as outlines over one another, on a log loss axis.
 
     Args:
-        section: its `histogram_edges` and `histograms` are drawn, the first at the back.
+        section: its `histogram_edges` and `histograms` are drawn, `oracles` filled and at the back.
 
     Returns:
         A drawing `HISTOGRAM_HEIGHT` pixels high. Outlines are in a nested box of 1000 units across, stretched to the width.
@@ -126,11 +140,13 @@ def loss_histogram(section: Section) -> Drawing:
     top = max((count for histogram in section.histograms for count in histogram.counts), default=0) or 1.0
     rows = Linear(low=0.0, high=1.08 * top)
     names = ", ".join(histogram.name for histogram in section.histograms)
-    svg = _box(HISTOGRAM_HEIGHT, f"Histograms of the loss of each forget row, log axis: {names}. The numbers are in the table below.")
-    for tick in rows.ticks()[1:]:
-        y = _down(rows, tick)
-        _add(svg, "line", x1="0", x2="100%", y1=y, y2=y, class_="grid")
-        _text(svg, f"{tick:g}", x=0, y=y - 4, class_="tick")
+    svg = _box(
+        HISTOGRAM_HEIGHT,
+        f"Histograms of the loss of each forget row, log axis: {names}. The numbers are in the table below.",
+    )
+    steps = rows.ticks()[1:]
+    for tick in steps:
+        _add(svg, "line", x1="0", x2="100%", y1=_down(rows, tick), y2=_down(rows, tick), class_="grid")
     for tick in axis.ticks():
         x = axis.position(tick)
         anchor = "start" if x < 3 else "end" if x > 97 else "middle"
@@ -139,21 +155,29 @@ def loss_histogram(section: Section) -> Drawing:
     sheet = _add(svg, "svg", x="0", y="0", width="100%", height=HISTOGRAM_HEIGHT, overflow="visible")
     sheet.set("viewBox", f"0 0 1000 {HISTOGRAM_HEIGHT}")
     sheet.set("preserveAspectRatio", "none")
-    for index, histogram in enumerate(section.histograms):
-        _add(sheet, "path", d=_outline(axis, rows, edges, histogram), class_=series_class(histogram.name, index))
+    looks = [(series_class(each.name, index), each) for index, each in enumerate(section.histograms)]
+    for look, histogram in sorted(looks, key=lambda pair: pair[0] != "series-oracles"):  # the filled one stays behind
+        _add(sheet, "path", d=_outline(axis, rows, edges, histogram), class_=look)
     _add(svg, "line", x1="0", x2="100%", y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT, class_="base")
+    for tick in steps:
+        _text(svg, f"{tick:g}", x=0, y=_down(rows, tick) - 4, class_="tick halo")
     _bins(svg, axis, section)
     return _drawn(svg)
 
 
 def _outline(axis: Log, rows: Linear, edges: Sequence[float], histogram: Histogram) -> str:
-    """Give the path of a histogram's steps, from the base line and back to it."""
-    start = f"M{_short(10 * axis.position(edges[0]))} {HISTOGRAM_HEIGHT}"
-    steps = (
-        f"V{_short(_down(rows, count))}H{_short(10 * axis.position(right))}"
-        for count, right in zip(histogram.counts, edges[1:], strict=True)
-    )
-    return f"{start}{''.join(steps)}V{HISTOGRAM_HEIGHT}"
+    """Give the path of a histogram's steps; where it is empty the base line is left alone."""
+    path, height = "", 0.0
+    for left, count in zip(edges, histogram.counts, strict=False):
+        if (count > 0) != (height > 0):
+            x = _short(10 * axis.position(left))
+            path += f"M{x} {HISTOGRAM_HEIGHT}" if count > 0 else f"H{x}V{HISTOGRAM_HEIGHT}"
+        elif count != height:
+            path += f"H{_short(10 * axis.position(left))}"
+        if count > 0 and count != height:
+            path += f"V{_short(_down(rows, count))}"
+        height = count
+    return f"{path}H1000V{HISTOGRAM_HEIGHT}" if height > 0 else path
 
 
 def _bins(svg: Element, axis: Log, section: Section) -> None:
@@ -180,11 +204,16 @@ def mask_bars(layers: Sequence[Layer]) -> Drawing:
         A drawing with one line per layer, `LAYER_HEIGHT` pixels each.
     """
     axis, height = Linear(low=0.0, high=1.0), LAYER_HEIGHT * len(layers)
-    svg = _box(height, f"Share of each layer that may change, {len(layers)} layers by depth. The numbers are in the table below.")
+    svg = _box(
+        height,
+        f"Share of each layer that may change, {len(layers)} layers by depth. The numbers are in the table below.",
+    )
     for index, layer in enumerate(layers):
         y = LAYER_HEIGHT * index
         _add(svg, "rect", x="0", y=y + 4, width="100%", height=LAYER_HEIGHT - 8, class_="track")
-        bar = _add(svg, "rect", x="0", y=y + 3, width=_across(axis, layer.fraction), height=LAYER_HEIGHT - 6, class_="bar")
+        bar = _add(
+            svg, "rect", x="0", y=y + 3, width=_across(axis, layer.fraction), height=LAYER_HEIGHT - 6, class_="bar"
+        )
         _title(bar, f"{layer.name}: {fixed(100 * layer.fraction, 2)} % of {fixed(layer.num_parameters, 0)} parameters")
         _text(svg, shortened(layer.name, 19), x=-8, y=y + 12, text_anchor="end", class_="layer")
         number = {"x": "100%", "y": y + 12, "text_anchor": "end"}
@@ -202,8 +231,15 @@ def reach(measures: Sequence[MeasureRow]) -> float:
     Returns:
         The farthest of all values and interval ends, with a little air, but at least 2 and at most `FARTHEST_REACH`.
     """
-    farthest = max((abs(standing(each, x)) for each in measures for x in (each.low, each.value, each.high)), default=0.0)
+    farthest = max(
+        (abs(standing(each, x)) for each in measures for x in (each.low, each.value, each.high)), default=0.0
+    )
     return min(max(1.08 * farthest, 2.0), FARTHEST_REACH)
+
+
+def off_scale(measures: Sequence[MeasureRow]) -> bool:
+    """Tell whether some measure lies farther out than its drawing reaches, and so is drawn as an arrow."""
+    return any(abs(standing(measure, measure.value)) > FARTHEST_REACH for measure in measures)
 
 
 def standing(measure: MeasureRow, x: float) -> float:
@@ -229,25 +265,22 @@ def measure_strip(measure: MeasureRow, reach: float) -> Drawing:
     """
     axis = Linear(low=-reach, high=reach)
     decimals = span_decimals(measure.high - measure.low, measure.null_high - measure.null_low)
-    low, value, high, null_low, null_mean, null_high = (
+    low, high, null_low, null_mean, null_high = (
         max(-reach, min(reach, standing(measure, x)))
-        for x in (measure.low, measure.value, measure.high, measure.null_low, measure.null_mean, measure.null_high)
+        for x in (measure.low, measure.high, measure.null_low, measure.null_mean, measure.null_high)
     )
-    texts = [fixed(x, decimals) for x in (measure.value, measure.low, measure.high, measure.null_low, measure.null_high)]
+    texts = [
+        fixed(x, decimals) for x in (measure.value, measure.low, measure.high, measure.null_low, measure.null_high)
+    ]
     words = "{}: {}, interval {} to {}; networks that never saw the rows: {} to {}".format(measure.title, *texts)
     svg, middle = _box(STRIP_HEIGHT, f"{words}."), STRIP_HEIGHT / 2
     _add(svg, "line", x1="0", x2="100%", y1=middle, y2=middle, class_="guide")
-    _strip(svg, axis, (null_low, null_mean, null_high), (0, STRIP_HEIGHT), words)
+    _strip(svg, axis, (null_low, null_mean, null_high), STRIP_HEIGHT, words)
     _text(svg, texts[3], x=_across(axis, null_low), y=STRIP_HEIGHT + 14, text_anchor="end", dx=-3, class_="tick")
     _text(svg, texts[4], x=_across(axis, null_high), y=STRIP_HEIGHT + 14, dx=3, class_="tick")
     _add(svg, "line", x1=_across(axis, low), x2=_across(axis, high), y1=middle, y2=middle, class_="interval")
-    if abs(standing(measure, measure.value)) > reach:
-        tip = _add(svg, "svg", x=_across(axis, value), y=middle, overflow="visible")
-        mark = _add(tip, "path", d="M-9 -6L0 0L-9 6Z" if value > 0 else "M9 -6L0 0L9 6Z", class_="arrow")
-    else:
-        inside = measure.null_low <= measure.value <= measure.null_high
-        mark = _add(svg, "circle", cx=_across(axis, value), cy=middle, r=5, class_="dot" if inside else "dot out")
-    _title(mark, words)
+    inside = measure.null_low <= measure.value <= measure.null_high
+    _mark(svg, axis, standing(measure, measure.value), middle, words, inside=inside)
     return _drawn(svg)
 
 
@@ -258,39 +291,60 @@ def timing_bar(timing: Timing, timings: Sequence[Timing]) -> Drawing:
     """Draw a bar as long as a thing took, the longest of all filling the width."""
     longest = max(each.seconds for each in timings) or 1.0
     svg = _box(10, None)
-    bar = _add(svg, "rect", x="0", y="1", height="8", width=_across(Linear(low=0.0, high=longest), timing.seconds), class_="bar")
+    bar = _add(
+        svg,
+        "rect",
+        x="0",
+        y="1",
+        height="8",
+        width=_across(Linear(low=0.0, high=longest), timing.seconds),
+        class_="bar",
+    )
     _title(bar, f"{timing.what}: {fixed(timing.seconds, time_decimals([timing.seconds]))}{NARROW_SPACE}s")
     return _drawn(svg)
 
 
 def verdict_sign(word: str) -> Drawing:
     """Draw the sign of a verdict, so that it is told by shape as well as by word and colour."""
-    svg = Element("svg", {"class": "sign", "width": "28", "height": "28", "viewBox": "0 0 24 24", "aria-hidden": "true"})
+    svg = Element(
+        "svg", {"class": "sign", "width": "28", "height": "28", "viewBox": "0 0 24 24", "aria-hidden": "true"}
+    )
     _add(svg, "path", d=_WORD_SIGNS[word])
     return _drawn(svg)
 
 
 def legend_key(kind: str) -> Drawing:
-    """Draw what a legend shows before a name: `band`, `mean`, `dot`, `dot out`, or the class of a histogram."""
+    """Draw what a legend shows before a name: `band`, `mean`, `dot`, `dot out`, `arrow`, or the class of a histogram."""
     svg = Element("svg", {"class": "key", "width": "26", "height": "14", "aria-hidden": "true"})
     if kind == "mean":
         _add(svg, "line", x1=13, x2=13, y1=0, y2=14, class_="mean")
     elif kind.startswith("dot"):
         _add(svg, "circle", cx=13, cy=7, r=5, class_=kind)
+    elif kind == "arrow":
+        _add(svg, "path", d="M18 1L8 7L18 13Z", class_=kind)
     elif kind == "band":
         _add(svg, "rect", x=1, y=0, width=24, height=14, class_="band")
     else:
-        _add(svg, "path", d="M1 14V5H13V2H25V14", class_=kind)
+        _add(svg, "path", d="M2 13V6H13V2H24V13", class_=kind)
     return _drawn(svg)
 
 
-def _strip(svg: Element, axis: Linear, band: tuple[float, float, float], down: tuple[float, float], words: str) -> None:
-    """Shade a band from its low to its high end and mark its mean."""
-    (low, mean, high), (top, bottom) = band, down
+def _strip(svg: Element, axis: Linear, band: tuple[float, float, float], height: float, words: str) -> None:
+    """Shade a band from its low to its high end, all the way down, and mark its mean."""
+    low, mean, high = band
     width = _per_cent(axis.position(high) - axis.position(low))
-    shade = _add(svg, "rect", x=_across(axis, low), y=top, width=width, height=bottom - top, class_="band")
-    _title(shade, words)
-    _add(svg, "line", x1=_across(axis, mean), x2=_across(axis, mean), y1=top, y2=bottom, class_="mean")
+    _title(_add(svg, "rect", x=_across(axis, low), y=0, width=width, height=height, class_="band"), words)
+    _add(svg, "line", x1=_across(axis, mean), x2=_across(axis, mean), y1=0, y2=height, class_="mean")
+
+
+def _mark(svg: Element, axis: Linear, value: float, y: float, words: str, *, inside: bool) -> None:
+    """Set a dot, hollow when it is not inside its band; beyond the axis, an arrow at the nearer end."""
+    if axis.low <= value <= axis.high:
+        mark = _add(svg, "circle", cx=_across(axis, value), cy=y, r=5, class_="dot" if inside else "dot out")
+    else:
+        tip = _add(svg, "svg", x="100%" if value > axis.high else "0", y=y, overflow="visible")
+        mark = _add(tip, "path", d="M-10 -6L0 0L-10 6Z" if value > axis.high else "M10 -6L0 0L10 6Z", class_="arrow")
+    _title(mark, words)
 
 
 def _box(height: float, label: str | None) -> Element:

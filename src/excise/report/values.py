@@ -31,11 +31,11 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every value here: immutable, built by keyword, and refusing fields it does not know."""
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of every value here: immutable, and refusing fields it does not know."""
 
 
-class Band(Value):
+class Band(Value, kw_only=True):
     """Where the oracles lie: the networks that never saw the forget rows.
 
     Attributes:
@@ -49,7 +49,7 @@ class Band(Value):
     high: float
 
 
-class Row(Value):
+class Row(Value, kw_only=True):
     """One recipe on one split.
 
     Attributes:
@@ -71,7 +71,7 @@ class Row(Value):
     note: str = ""
 
 
-class Histogram(Value):
+class Histogram(Value, kw_only=True):
     """How many forget rows have a loss in each bin.
 
     Attributes:
@@ -83,7 +83,7 @@ class Histogram(Value):
     counts: Sequence[Amount]
 
 
-class Layer(Value):
+class Layer(Value, kw_only=True):
     """How much of one layer the mask lets change.
 
     Attributes:
@@ -97,7 +97,7 @@ class Layer(Value):
     num_parameters: Count
 
 
-class Section(Value):
+class Section(Value, kw_only=True):
     """One choice of forget rows: what every recipe did with it.
 
     Attributes:
@@ -131,7 +131,7 @@ class Section(Value):
     layers: Sequence[Layer] = ()
 
 
-class MeasureRow(Value):
+class MeasureRow(Value, kw_only=True):
     """One measure of an audit beside its null: the same measure taken on networks that never saw the forget rows.
 
     Attributes:
@@ -163,7 +163,7 @@ class MeasureRow(Value):
     sentence: str = ""
 
 
-class Verdict(Value):
+class Verdict(Value, kw_only=True):
     """The outcome of an audit in words.
 
     Attributes:
@@ -179,7 +179,7 @@ class Verdict(Value):
     controls: Mapping[str, str] = {}
 
 
-class Timing(Value):
+class Timing(Value, kw_only=True):
     """How long one thing took.
 
     Attributes:
@@ -191,7 +191,7 @@ class Timing(Value):
     seconds: Amount
 
 
-class Page(Value):
+class Page(Value, kw_only=True):
     """Everything on the page. A part that is empty is left out.
 
     Attributes:
@@ -277,7 +277,9 @@ def _fits(section: Section, where: str) -> None:
     for index, row in enumerate(section.rows):
         missing = [split for split in SPLITS if split not in row.accuracy]
         if missing:
-            raise BadRequest(f"{where}.rows[{index}].accuracy should hold {', '.join(SPLITS)}; {missing[0]} is missing.")
+            raise BadRequest(
+                f"{where}.rows[{index}].accuracy should hold {', '.join(SPLITS)}; {missing[0]} is missing."
+            )
         _known(row.gap, f"{where}.rows[{index}].gap")
     _known(section.bands, f"{where}.bands")
     for split, band in section.bands.items():
@@ -302,4 +304,6 @@ def _known(mapping: Mapping[str, object], where: str) -> None:
     """Refuse keys that are not the name of a split."""
     unknown = [key for key in mapping if key not in SPLITS]
     if unknown:
-        raise BadRequest(f"{where} should have the keys {', '.join(SPLITS)} only; found {unknown[0]!r}. Rename or drop it.")
+        raise BadRequest(
+            f"{where} should have the keys {', '.join(SPLITS)} only; found {unknown[0]!r}. Rename or drop it."
+        )

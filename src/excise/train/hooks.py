@@ -38,5 +38,8 @@ class Hooks:
     def on_epoch(self, trace: EpochTrace) -> None:
         """Hear what an epoch came to."""
 
+    def on_note(self, text: str) -> None:
+        """Hear in words what is being done now."""
+
     def on_stage_end(self, name: str) -> None:
         """Hear that the stage is over."""

@@ -194,7 +194,9 @@ def write_(model: nn.Module, values: Mapping[str, Tensor], mask: Mask) -> None:
 
 def held_modules(model: nn.Module, mask: Mask, statistics: Statistics) -> list[str]:
     """Name the modules whose buffers stay under a rule."""
-    names = [name for name, module in model.named_modules() if next(iter(module.buffers(recurse=False)), None) is not None]
+    names = [
+        name for name, module in model.named_modules() if next(iter(module.buffers(recurse=False)), None) is not None
+    ]
     if statistics == "adapt":
         return []
     if statistics == "hold":

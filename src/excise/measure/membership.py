@@ -1,0 +1,55 @@
+"""Membership attacks on score arrays. A score is larger where the row looks like a member."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import log_softmax
+from sklearn.svm import SVC
+
+from excise import errors
+
+
+def confidences(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Give the softmax probability of each row's target, `[examples]` in [0, 1]."""
+    return np.asarray(
+        np.exp(log_softmax(np.asarray(logits, dtype=np.float64), axis=1)[np.arange(len(targets)), targets])
+    )
+
+
+def confidence_attack(
+    members: np.ndarray, non_members: np.ndarray, forget: np.ndarray, generator: np.random.Generator
+) -> float:
+    """Give the share of forget rows that an attacker takes for rows never trained on: the "MIA efficacy" of SalUn and DEL.
+
+    A support vector classifier (radial basis, C = 3, gamma = 1/features) learns to tell members from non-members by the
+    confidence in the true label alone. Members are drawn down to the number of non-members, or the reverse, so that the
+    classifier starts even.
+
+    **This is a population attack.** Its perfect value is whatever it gives for networks retrained without the rows, not 1; it
+    can even rank networks the wrong way round (a mislabelled row looks like a non-member to begin with). It is reported
+    because the papers report it, always beside the oracles' own value, and decides nothing by itself.
+
+    References:
+        Fan et al., "SalUn", ICLR 2024 (SVC on confidence); Torkzadehmahani et al., TMLR 2025 use the same.
+
+    Args:
+        members: `[retain]` confidences of rows trained on.
+        non_members: `[test]` confidences of rows never seen.
+        forget: `[forget]` confidences of the rows to be forgotten.
+        generator: draws the subset.
+
+    Returns:
+        A fraction in [0, 1].
+
+    Raises:
+        errors.BadRequest: an empty array, or values that are not finite.
+    """
+    for name, values in (("members", members), ("non_members", non_members), ("forget", forget)):
+        if len(values) == 0 or not np.isfinite(values).all():
+            raise errors.BadRequest(f"{name}: expected finite confidences of at least one row")
+    count = min(len(members), len(non_members))
+    inside = generator.permutation(members)[:count]
+    outside = generator.permutation(non_members)[:count]
+    classifier = SVC(C=3.0, kernel="rbf", gamma="auto")
+    classifier.fit(np.concatenate([inside, outside])[:, None], np.repeat([1, 0], count))
+    return float((classifier.predict(forget[:, None]) == 0).mean())

@@ -1,0 +1,101 @@
+"""Evidence: what networks say about the split's rows, boiled down to the arrays that measures and pictures need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from excise import errors, params, seeds
+from excise.data.split import Split
+from excise.measure import accuracy, confidence_attack, confidences, margins
+from excise.observe import collect
+from excise.oracles import Trained, retrain
+from excise.oracles.retrain import TrainFunction
+from excise.train.engine import Engine
+from excise.train.plan import TrainPlan
+
+PARTS = ("forget", "retain", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One network's standing on one split.
+
+    Attributes:
+        accuracy: on forget, retain and test, fractions.
+        attack: share of forget rows that the confidence attack takes for never trained on.
+        margins: `[forget]`, ln(p / (1 - p)) of each forget row's label.
+        losses: `[forget]`, loss of each forget row.
+        finite: whether every logit is a finite number.
+    """
+
+    accuracy: Mapping[str, float]
+    attack: float
+    margins: np.ndarray
+    losses: np.ndarray
+    finite: bool
+
+
+def observe(model: nn.Module, split: Split, engine: Engine) -> Evidence:
+    """Collect a network's evidence on a split: one forward pass over forget, retain and test rows.
+
+    Raises:
+        errors.BadSplit: the split has no test rows.
+    """
+    if split.test is None:
+        raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
+    outputs = {part: collect(model, getattr(split, part), engine) for part in PARTS}
+    finite = all(bool(np.isfinite(found.logits).all()) for found in outputs.values())
+    sure = {part: confidences(found.logits, found.targets) for part, found in outputs.items()}
+    generator = np.random.default_rng(seeds.derive(engine.seed, "attack"))
+    attack = confidence_attack(sure["retain"], sure["test"], sure["forget"], generator) if finite else float("nan")
+    forget = outputs["forget"]
+    return Evidence(
+        accuracy={part: accuracy(found.logits, found.targets) for part, found in outputs.items()},
+        attack=attack,
+        margins=margins(forget.logits, forget.targets),
+        losses=forget.losses,
+        finite=finite,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Oracles:
+    """Networks retrained without the forget rows, and what they say.
+
+    Attributes:
+        trained: the networks' states, seconds and cost.
+        evidence: one a network, in the same order.
+    """
+
+    trained: Sequence[Trained]
+    evidence: Sequence[Evidence]
+
+    @property
+    def mean_seconds(self) -> float:
+        """Mean wall time of one retraining."""
+        return float(np.mean([network.seconds for network in self.trained]))
+
+
+def gather_oracles(
+    fresh: Callable[[], nn.Module],
+    split: Split,
+    plan: TrainPlan | TrainFunction,
+    num_oracles: int,
+    engine: Engine,
+    cache: Path | None = None,
+) -> Oracles:
+    """Retrain networks on the retain rows, each from its own seed, and observe them."""
+    chosen = [seeds.derive(engine.seed, "oracle", number) for number in range(num_oracles)]
+    trained = retrain(fresh, split.retain, plan, chosen, engine, cache=cache)
+    evidence = []
+    for network in trained:
+        with seeds.isolated(network.seed, "fresh"):
+            model = fresh()
+        params.load_strictly_(model, network.state, "an oracle")
+        evidence.append(observe(model, split, engine))
+    return Oracles(trained, evidence)

@@ -1,0 +1,81 @@
+"""An untrained network of a user's architecture: built by the user's callable, or a copy re-initialised in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from excise import errors, params, seeds
+
+
+def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed: int) -> Callable[[], nn.Module]:
+    """Give a callable that builds the same untrained network each time, on the device and in the precision of `model`.
+
+    Args:
+        model: the trained network.
+        fresh: the user's callable, called with global random numbers seeded from `seed`; None to re-initialise a copy.
+        seed: of the initial weights.
+
+    Raises:
+        errors.UnsupportedModel: (when called) some parameter has no module that re-initialises it.
+        errors.MaskMismatch: (when called) `fresh` built another architecture.
+    """
+
+    def build() -> nn.Module:
+        with seeds.isolated(seed, "fresh"):
+            made = reinitialised(model) if fresh is None else fresh()
+        if not isinstance(made, nn.Module):
+            raise errors.BadRequest(
+                f"fresh: expected a callable that builds the network, it gave {type(made).__name__}"
+            )
+        first = next(model.parameters())
+        made = made.to(device=first.device, dtype=first.dtype)
+        _require_same_shapes(model, made)
+        return made
+
+    return build
+
+
+def reinitialised(model: nn.Module) -> nn.Module:
+    """Give a copy with every parameter drawn anew by its own module's `reset_parameters`, and buffers as at construction.
+
+    Every parameter of the copy is first set to NaN; what is still NaN afterwards was not re-initialised. Normalisation
+    layers reset their running statistics themselves.
+
+    Raises:
+        errors.UnsupportedModel: names the parameters that would have kept their trained values.
+    """
+    copy = params.clone_model(model)
+    with torch.no_grad():
+        for value in copy.parameters():
+            value.fill_(torch.nan)
+    for module in copy.modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            try:
+                reset()
+            except ValueError as error:
+                raise errors.UnsupportedModel(
+                    f"{type(module).__name__}.reset_parameters failed ({error}); pass fresh=, a callable that builds it"
+                ) from error
+    kept = [name for name, value in copy.named_parameters() if bool(value.isnan().any())]
+    if kept:
+        shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
+        raise errors.UnsupportedModel(
+            f"no module re-initialises {shown}, which would keep trained values; "
+            "pass fresh=, a callable that builds the untrained network"
+        )
+    return copy
+
+
+def _require_same_shapes(model: nn.Module, made: nn.Module) -> None:
+    want = {name: tuple(value.shape) for name, value in params.named_parameters(model).items()}
+    have = {name: tuple(value.shape) for name, value in params.named_parameters(made).items()}
+    if want != have:
+        differing = sorted(name for name in {*want, *have} if want.get(name) != have.get(name))
+        raise errors.MaskMismatch(
+            f"fresh: built another architecture than the trained network; {differing[0]!r} is "
+            f"{have.get(differing[0])} there and {want.get(differing[0])} in the trained one ({len(differing)} differ)"
+        )

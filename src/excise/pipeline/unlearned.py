@@ -1,0 +1,76 @@
+"""`Unlearned`: the network that forgot, with what was allowed to move, what did, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from excise import params, store
+from excise.masks import Mask
+from excise.patch import Patch
+from excise.train.engine import Cost
+from excise.train.hooks import EpochTrace
+
+MODEL, MASK, PATCH = "model.safetensors", "mask.safetensors", "patch.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Unlearned:
+    """What `excise.unlearn` gives.
+
+    Attributes:
+        model: the network that forgot; the user's own is untouched.
+        recipe: name of what was done.
+        mask: everything that was allowed to move. Outside it each parameter is equal to the original bit for bit.
+        localized: the part of `mask` that the localizer chose; `mask` also holds the head where the recipe trains it.
+        frozen_digest: SHA-256 over what must not move (coordinates outside the mask, buffers of frozen modules) afterwards.
+        frozen_digest_before: the same taken from the original; equal, or there would be no result.
+        patch: only what changed; can be applied, inspected, reverted.
+        trace: loss, learning rate and time of every epoch.
+        cost: passes over data, seconds, bytes, share of a retraining.
+        seed: all randomness of the run follows from it.
+    """
+
+    model: nn.Module
+    recipe: str
+    mask: Mask
+    localized: Mask
+    frozen_digest: str
+    frozen_digest_before: str
+    patch: Patch
+    trace: tuple[EpochTrace, ...]
+    cost: Cost
+    seed: int
+
+    def save(self, directory: str | Path) -> list[str]:
+        """Write `model.safetensors`, `mask.safetensors` and `patch.safetensors` into a directory; give their names.
+
+        Raises:
+            errors.DiskError: a file could not be written; none is left half-written.
+        """
+        where = Path(directory)
+        store.write_tensors(where / MODEL, params.state_of(self.model), {"kind": "excise-model-1"})
+        self.mask.save(where / MASK)
+        self.patch.save(where / PATCH)
+        return [MODEL, MASK, PATCH]
+
+    def summary(self) -> dict[str, Any]:
+        """Give the plain facts: digests, fractions, cost."""
+        return {
+            "recipe": self.recipe,
+            "mask_fraction": self.mask.fraction,
+            "localized_fraction": self.localized.fraction,
+            "mask_digest": self.mask.digest,
+            "frozen_digest_before": self.frozen_digest_before,
+            "frozen_digest_after": self.frozen_digest,
+            "seconds": self.cost.seconds,
+            "trained_rows": self.cost.trained_rows,
+            "forward_rows": self.cost.forward_rows,
+            "peak_bytes": self.cost.peak_bytes,
+            "retraining_share": self.cost.retraining_share,
+            "model_digest": params.model_digest(self.model),
+            "seed": self.seed,
+        }
