@@ -71,7 +71,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """Give the bytes of a tensor in row order (the machine's byte order)."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:

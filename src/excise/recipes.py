@@ -29,7 +29,7 @@ class Recipe:
     Attributes:
         name: as the literature calls it.
         paper: authors, title, venue.
-        year: of publication.
+        year: of publication, 0 where there is no paper.
         method: how to change.
         localizer: where to change; None for everywhere.
         budget_fraction: share of the weights the mask may take.
@@ -166,12 +166,12 @@ def Retrain(*, plan: TrainPlan) -> Recipe:
     Args:
         plan: how; its schedule runs to its end whatever the number of epochs.
     """
-    return Recipe(name="Retrain", paper="(the definition of forgetting)", year=2015, method=RetrainMethod(plan=plan))
+    return Recipe(name="Retrain", paper="(the definition of forgetting)", year=0, method=RetrainMethod(plan=plan))
 
 
 def Nothing() -> Recipe:
     """Leave the network as it is: the control that every audit must fail."""
-    return Recipe(name="Nothing", paper="(a control)", year=2015, method=NothingMethod())
+    return Recipe(name="Nothing", paper="(a control)", year=0, method=NothingMethod())
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -179,7 +179,35 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def defaults_of(name: str) -> dict[str, Any]:
-    """Give a recipe's named defaults that are plain values."""
-    parameters = inspect.signature(RECIPES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
+def table() -> list[dict[str, Any]]:
+    """Give every recipe as a row: name, year, paper, mask, method, and its named defaults."""
+    rows = []
+    for name, make in RECIPES.items():
+        options = inspect.signature(make).parameters
+        plain = {key: p.default for key, p in options.items() if isinstance(p.default, int | float | str)}
+        example = make(plan=TrainPlan(epochs=1, lr=0.1)) if "plan" in options else make()
+        rows.append(
+            {
+                "name": name,
+                "year": example.year,
+                "paper": example.paper,
+                "mask": _where(example),
+                "method": _how(example.method),
+                "defaults": plain,
+            }
+        )
+    return rows
+
+
+def _where(recipe: Recipe) -> str:
+    if recipe.localizer is None:
+        return "everywhere"
+    return f"{type(recipe.localizer).__name__} by {recipe.granularity}, {recipe.budget_fraction:.0%}"
+
+
+def _how(method: Method) -> str:
+    if isinstance(method, Sequence):
+        return ", then ".join(_how(part) for part in method.methods)
+    if isinstance(method, WithHead):
+        return f"{_how(method.method)} with the head"
+    return type(method).__name__

@@ -7,6 +7,7 @@ record is written last, so a directory with a complete record is a complete run.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import secrets
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from excise import errors
+from excise import errors, params
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -216,3 +217,20 @@ def _difference(before: object, now: object) -> str:
         if before.get(key) != now.get(key):
             return f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
     return "no difference"
+
+
+def commitment(ids: Tensor) -> str:
+    """Give a keyed digest of row ids: the same ids give the same digest here, and nobody without the key can guess them.
+
+    A plain hash of a few row numbers is undone by trying them all. The key is 32 random bytes in a file readable by its
+    owner only, outside any run directory (`$XDG_STATE_HOME/excise/key`, usually `~/.local/state/excise/key`).
+    """
+    return hmac.new(_commitment_key(), params.raw_bytes(ids), hashlib.sha256).hexdigest()
+
+
+def _commitment_key() -> bytes:
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = home / "excise" / "key"
+    if not path.exists():
+        write_bytes(path, secrets.token_bytes(32))
+    return path.read_bytes()

@@ -49,7 +49,7 @@ def batches(
             train on one row.
     """
     order = rows.ids if shuffle is None else rows.ids[torch.randperm(len(rows), generator=shuffle)]
-    chunks = list(order.split(size))
+    chunks = list(torch.split(order, size))
     if drop_last and len(chunks) > 1 and len(chunks[-1]) < size:
         chunks.pop()
     if not keep_single and len(chunks) > 1 and len(chunks[-1]) == 1:

@@ -7,7 +7,6 @@ from typing import final
 
 from torch import nn
 
-from excise import params
 from excise.data.split import Split
 from excise.localize.scores import Scores
 from excise.masks import Mask
@@ -17,6 +16,11 @@ from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
 
 class Localizer(ABC):
     """Scores the weights of a network by how much they matter to some rows."""
+
+    @property
+    def reads_retain(self) -> bool:
+        """Whether the scores depend on retain rows besides the forget rows. If not, no retain row is touched."""
+        return False
 
     @abstractmethod
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
@@ -39,6 +43,5 @@ class Localizer(ABC):
             errors.BadData: rows the network cannot take, or labels outside its head.
         """
         task = Task(forward, loss)
-        task.require_fit(model, {"forget": split.forget})
-        params.require_parameters(model)
+        task.require_fit(model, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         return self.score(model, split, Engine(task, seed=0, head=Mask.empty(model)))

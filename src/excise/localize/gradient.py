@@ -45,6 +45,11 @@ class Gradient(Localizer):
         """Check the options."""
         require_scoring_options(self.rows, self.accumulate, self.batch_size)
 
+    @property
+    def reads_retain(self) -> bool:
+        """Only when scoring every training row."""
+        return self.rows == "train"
+
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |g|."""
         found, shapes = accumulated_gradient(model, getattr(split, self.rows), engine, self.accumulate, self.batch_size)

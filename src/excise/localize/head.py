@@ -1,4 +1,4 @@
-"""The head of a network: its last module with weights, in the order in which modules run."""
+"""The head of a network: its last module with weights, in the order in which modules begin to run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from excise.train.task import Task, device_of
 
 
 def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
-    """Give the mask of the classifier head: all weights of the last module with weights of its own that a forward pass runs.
+    """Give the mask of the classifier head: all weights of the last module with weights of its own that a forward pass enters.
 
     Found by running one row, never by a name. (The published DEL code takes every parameter with `fc` or `mlp_head` in
-    its name.) If the head's weight is tied to another layer's, that layer moves too.
+    its name.) If the head's weight is tied to another layer's, that layer moves too. A network that holds weights itself
+    beside its modules (a position embedding at the root) is entered first and left last: entering is what counts.
 
     Raises:
         errors.UnsupportedModel: no module with weights runs (the network works on bare parameters); name the head instead.
     """
     ran: list[str] = []
     handles = [
-        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        module.register_forward_pre_hook(lambda *_, name=name: ran.append(_owner(name)))
         for name, module in model.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     ]
@@ -40,3 +41,8 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
             "name it, as in DEL(head='classifier')"
         )
     return Mask.of_modules(model, [ran[-1]])
+
+
+def _owner(name: str) -> str:
+    """Give the module whose weight a parametrization computes, and any other module's own name."""
+    return name.partition("parametrizations.")[0].removesuffix(".")

@@ -81,7 +81,7 @@ class Scores:
         if granularity == "weight":
             chosen = select_weights(self._values, budget)
         elif granularity == "channel":
-            chosen = self._channels(budget, reduction or Top(), partial)
+            chosen = self._channels(budget, reduction or Top(), partial=partial)
         else:
             raise errors.BadRequest(f"granularity: expected weight or channel, found {granularity!r}")
         entries = {
@@ -90,7 +90,7 @@ class Scores:
         }
         return Mask(entries, self._shapes)
 
-    def _channels(self, budget: int, reduction: Reduction, partial: bool) -> dict[str, Tensor]:
+    def _channels(self, budget: int, reduction: Reduction, *, partial: bool) -> dict[str, Tensor]:
         channels = {name: channel_scores(value, reduction).cpu() for name, value in self._values.items()}
         sizes = {name: value.numel() // max(len(channels[name]), 1) for name, value in self._values.items()}
         if budget == 0:

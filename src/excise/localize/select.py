@@ -31,7 +31,7 @@ def select_weights(scores: Mapping[str, Tensor], budget: int) -> dict[str, Tenso
     if budget <= 0:
         return {name: torch.zeros_like(value, dtype=torch.bool) for name, value in scores.items()}
     threshold = kth_largest(list(scores.values()), budget)
-    chosen = {name: value > threshold for name, value in scores.items()}
+    chosen = {name: (value > threshold).contiguous() for name, value in scores.items()}  # not so in channels_last
     left = budget - sum(int(mask.sum()) for mask in chosen.values())
     for name, value in scores.items():
         if left == 0:

@@ -44,6 +44,11 @@ class WeightGradient(Localizer):
         """Check the options."""
         require_scoring_options(self.rows, self.accumulate, self.batch_size)
 
+    @property
+    def reads_retain(self) -> bool:
+        """Only when scoring every training row."""
+        return self.rows == "train"
+
     @torch.no_grad()
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |theta * g|."""

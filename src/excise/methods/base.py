@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor, nn
 
+from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.train.engine import Engine
@@ -74,7 +75,7 @@ class Iterative(Method):
     @final
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the one loop on the method's streams, in place."""
-        rows = {name: getattr(split, name) for name in self.paced_streams()}
+        rows: dict[str, Rows] = {name: getattr(split, name) for name in self.paced_streams()}
         fit_(
             model,
             self.objective,

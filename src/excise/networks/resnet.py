@@ -85,7 +85,8 @@ def resnet18(
 
     A block gives relu(f(x) + shortcut(x)), f two convolutions with batch normalisation. With w = `width`, c =
     `in_channels`, k = `num_classes`, the small stem makes it 2724 w^2 + (150 + 9 c + 8 k) w + k parameters: 11,173,962
-    at the defaults. Parameters are named and ordered as torchvision's `resnet18`, so its weights load where shapes agree.
+    at the defaults. Names and order of parameters are those of torchvision's `resnet18`, so its weights load where
+    shapes agree.
 
     The small stem is the default because this network's images usually have 32 pixels a side, of which the other leaves
     a single one before the pool. The published DEL code chooses the stem by the class count: small for 10, `imagenet`
@@ -160,8 +161,8 @@ def resnet50(
 def tiny_resnet(num_classes: int = 10, *, width: int = 8, in_channels: int = 1) -> ResNet:
     """Build a residual network for 8 x 8 images: stages of one basic block, `width`, 2 and 4 `width` channels wide.
 
-    For scikit-learn's digits: an epoch of 1,300 rows takes about a tenth of a second on one thread. With w = `width`, c =
-    `in_channels`, k = `num_classes`, it has 298 w^2 + (42 + 9 c + 4 k) w + k parameters: 19,810 at the defaults.
+    For scikit-learn's digits: an epoch of 1,300 rows takes about a tenth of a second on one thread. With w = `width`,
+    c = `in_channels`, k = `num_classes`, it has 298 w^2 + (42 + 9 c + 4 k) w + k parameters: 19,810 at the defaults.
 
     References:
         The blocks and the stem are `resnet18`'s: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",

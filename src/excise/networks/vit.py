@@ -161,9 +161,9 @@ def vit_small(
     published DEL code trains on SVHN.
 
     Where the authors' code and the common public implementation (which DEL uses) differ, this is the latter: t is one
-    number a layer (authors: one factor a head, not its logarithm); the copies are shifted by one pixel right, left, down
-    and up (authors: by half a patch along the four diagonals); linear layers keep torch's initialisation (authors:
-    Xavier normal).
+    number a layer (authors: one factor a head, not its logarithm); the copies are shifted by one pixel right, left,
+    down and up (authors: by half a patch along the four diagonals); linear layers keep torch's initialisation
+    (authors: Xavier normal).
 
     References:
         Lee, Lee, Song, "Vision Transformer for Small-Size Datasets", 2021, https://arxiv.org/abs/2112.13492.

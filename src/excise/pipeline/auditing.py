@@ -201,7 +201,7 @@ def environment() -> dict[str, Any]:
     """Give what a result depends on besides its request: versions, machine, threads."""
     return {
         "excise": __version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),

@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 
-import torch
 from torch import nn
 
 from excise import errors, params, seeds
+from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.localize.head import head_mask
 from excise.masks import Mask
@@ -67,7 +67,7 @@ def unlearn(
     task = Task(forward, loss)
     with seeds.isolated(seed, "unlearn"):
         started = time.perf_counter()
-        task.require_fit(model, {"forget": split.forget, "retain": split.retain})
+        task.require_fit(model, _rows_read(how, split))
         if mask is not None:
             mask.require_fit(model)
         builder = fresh_builder(model, fresh, seed)
@@ -80,7 +80,7 @@ def unlearn(
         work = params.clone_model(model)
         before = frozen_digest(model, allowed, how.method.statistics)
         how.method.unlearn_(work, split, localized, engine)
-        after = _require_kept(work, allowed, how, before)
+        after = _require_kept(model, work, allowed, how, before)
     engine.cost.seconds = time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes()
     if isinstance(plan, TrainPlan):
@@ -112,6 +112,13 @@ def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
     return Recipe(name=name, paper="(the caller's)", year=0, method=method)
 
 
+def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:
+    """Give the rows to check before any work: those to forget, and the retained ones where the recipe reads them at all."""
+    localizer_reads = how.localizer is not None and how.localizer.reads_retain
+    retain = {"retain": split.retain} if localizer_reads or "retain" in how.method.needs else {}
+    return {"forget": split.forget, **retain}
+
+
 def _localized(how: Recipe, model: nn.Module, split: Split, engine: Engine) -> Mask:
     if how.localizer is None:
         return Mask.full(model)
@@ -122,17 +129,20 @@ def _localized(how: Recipe, model: nn.Module, split: Split, engine: Engine) -> M
 def _head(how: Recipe, model: nn.Module, split: Split, task: Task) -> Mask:
     if not how.method.trains_head:
         return Mask.empty(model)
-    return head_mask(model, split.retain, task) if how.head is None else Mask.of_modules(model, [how.head])
+    return head_mask(model, split.forget, task) if how.head is None else Mask.of_modules(model, [how.head])
 
 
-def _require_kept(work: nn.Module, allowed: Mask, how: Recipe, before: str) -> str:
+def _require_kept(model: nn.Module, work: nn.Module, allowed: Mask, how: Recipe, before: str) -> str:
     after = frozen_digest(work, allowed, how.method.statistics)
     if after != before:
         raise errors.Refused(
             f"{how.name} moved something outside its mask (frozen digest {before[:12]}… became {after[:12]}…); "
             "the result was dropped. A module that writes to its own parameters or buffers in eval mode does this"
         )
-    broken = [name for name, value in work.state_dict().items() if not torch.isfinite(value).all()]
+    held = model.state_dict()  # a causal mask may be a buffer of -inf: what the user's network held, it may hold
+    broken = [
+        name for name, value in work.state_dict().items() if bool((held[name].isfinite() & ~value.isfinite()).any())
+    ]
     if broken:
         raise errors.Diverged(f"{how.name}: {broken[0]!r} holds values that are not finite; the original is untouched")
     return after

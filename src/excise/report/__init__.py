@@ -1,6 +1,7 @@
 """Measures and the record of a run in, one self-contained HTML page out.
 
-The page is drawn from [`Page`][excise.report.Page], a value made of plain numbers and text; nothing here computes a statistic.
+The page is drawn from [`Page`][excise.report.Page], a value made of plain numbers and text; nothing here computes a
+statistic.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def row_decimals(num_rows: int) -> int:
 
 
 def span_decimals(*spans: float) -> int:
-    """Give the decimals with which the narrowest of these spans shows two digits, at most six; spans of zero do not count.
+    """Give the decimals, at most six, with which the narrowest of these spans that is not zero shows two digits.
 
     Examples:
         >>> span_decimals(0.08, 0.2), span_decimals(31.0, 0.0), span_decimals(0.0)

@@ -1,8 +1,8 @@
 """The page: one HTML file that loads nothing, runs nothing and sends nothing.
 
-Its Content-Security-Policy forbids every connection and every script, and admits the one style sheet by its hash. All text
-passes Jinja's autoescaping. The value it was drawn from lies inside it as JSON, so that the numbers can be read by programs and
-the page drawn again.
+Its Content-Security-Policy forbids every connection and every script, and admits the one style sheet by its hash. All
+text passes Jinja's autoescaping. The value it was drawn from lies inside it as JSON, so that the numbers can be read by
+programs and the page drawn again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import jinja2
 import msgspec
 
 from excise.report import formats, plots
+from excise.report.svg import Drawing
 from excise.report.values import SPLITS, Layer, Page, Section, checked
 
 _HERE = Path(__file__).parent
 _WORDS: Final = {
-    "PASS": "The audit could not tell this network apart from networks that never saw the rows, and would have noticed an effect "
-    "as large as the least detectable one.",
+    "PASS": "The audit could not tell this network apart from networks that never saw the rows, and would have noticed "
+    "an effect as large as the least detectable one.",
     "FAIL": "The audit can tell this network apart from networks that never saw the rows.",
     "INCONCLUSIVE": "The audit was not strong enough to decide: this is neither a pass nor a fail.",
     "INVALID": "A control of the audit itself came out wrong, so this audit says nothing about the network.",
@@ -40,10 +41,11 @@ def render(page: Page) -> str:
         page: what to show.
 
     Returns:
-        The document. Written to a file as UTF-8, it opens from anywhere, with or without a network, with or without JavaScript.
+        The document. Written to a file as UTF-8, it opens from anywhere, with or without a network or JavaScript.
 
     Raises:
-        BadRequest: a number is not finite or out of range, or two parts do not fit each other; the message names the field.
+        BadRequest: a number is not finite or out of range, or two parts do not fit each other; the message names the
+            field.
 
     Examples:
         >>> render(Page(title="Audit of a toy")).startswith("<!doctype html>")
@@ -66,7 +68,7 @@ def _environment() -> jinja2.Environment:
     style = (_HERE / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     environment.globals.update(
-        style=plots.Drawing(style),
+        style=Drawing(style),
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
         splits=SPLITS,
         words=_WORDS,
@@ -93,9 +95,9 @@ def _split_sizes(section: Section) -> dict[str, int]:
     return {"forget": section.num_forget, "retain": section.num_retain, "test": section.num_test}
 
 
-def _data(page: Page) -> plots.Drawing:
+def _data(page: Page) -> Drawing:
     """Give the page's JSON with the characters escaped that could end a script element or begin another."""
     text = msgspec.json.encode(page).decode()
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return plots.Drawing(text)
+    return Drawing(text)

@@ -1,16 +1,15 @@
-"""Pictures as inline SVG: each function takes values and gives the markup of one drawing, and nothing else.
+"""Pictures: each function takes values and gives one drawing, and nothing else.
 
-Every drawing keeps to one convention, which makes it fluid without a script: the SVG's own box *is* the plotting area. Across
-it, places are per cent of its width, straight from a scale in `scales`; down it, they are pixels. Text is therefore never
-scaled. Names, ticks and numbers hang outside the box, in margins that the style sheet keeps free. Colours come from classes of
-the style sheet, so that a drawing follows the page from light to dark to paper. Hovering shows exact numbers (`<title>`).
+Colours come from classes of the style sheet, so that a drawing follows the page from light to dark to paper. Hovering
+shows exact numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from xml.etree.ElementTree import Element, SubElement, tostring
+from itertools import pairwise
+from xml.etree.ElementTree import Element
 
 from excise.report.formats import (
     NARROW_SPACE,
@@ -23,6 +22,7 @@ from excise.report.formats import (
     time_decimals,
 )
 from excise.report.scales import Linear, Log
+from excise.report.svg import Drawing, add, box, drawn, short, text, title
 from excise.report.values import SPLITS, Histogram, Layer, MeasureRow, Section, Timing
 
 ROW_HEIGHT = 28
@@ -31,7 +31,7 @@ HISTOGRAM_HEIGHT = 220
 STRIP_HEIGHT = 24
 FARTHEST_REACH = 6.0
 FARTHEST_BANDS = 12
-LABEL_LENGTH = 16
+LABEL_LENGTH = 15
 
 _WORD_SIGNS = {
     "PASS": "M4 13l5.5 5.5L20 6",
@@ -41,24 +41,11 @@ _WORD_SIGNS = {
 }
 
 
-class Drawing(str):
-    """Markup that is finished: a template shows it as it is."""
-
-    __slots__ = ()
-
-    def __html__(self) -> str:
-        """Give the markup, as template engines ask for it."""
-        return str(self)
-
-
-# ---- accuracy against the oracles -----------------------------------------------------------------------------------
-
-
 def accuracy_axis(section: Section, split: str) -> Linear:
     """Give the axis on which the oracles' band and the recipes' accuracies fit, with a little air at both ends.
 
-    One recipe far out would squeeze the band to a line, so the axis ends `FARTHEST_BANDS` widths of the band away from it; a
-    band narrower than four rows counts as that wide.
+    One recipe far out would squeeze the band to a line, so the axis ends `FARTHEST_BANDS` widths of the band away from
+    it; a band narrower than four rows counts as that wide.
     """
     numbers, band = [row.accuracy[split] for row in section.rows], section.bands.get(split)
     if band:
@@ -83,24 +70,24 @@ def accuracy_panel(section: Section, split: str) -> Drawing:
         split: `forget`, `retain` or `test`.
 
     Returns:
-        A drawing with one line per recipe, `ROW_HEIGHT` pixels each; a dot outside the band is hollow, and one beyond the axis
-        is an arrow at its end.
+        A drawing with one line per recipe, `ROW_HEIGHT` pixels each; a dot outside the band is hollow, and one beyond
+        the axis is an arrow at its end.
     """
     axis, band, num_rows = accuracy_axis(section, split), section.bands.get(split), _num_rows(section, split)
     height = ROW_HEIGHT * len(section.rows)
     said = [f"{row.recipe} {percent(row.accuracy[split], num_rows)} %" for row in section.rows]
-    svg = _box(height, f"Accuracy on the {split} rows: {', '.join(said)}.")
+    svg = box(height, f"Accuracy on the {split} rows: {', '.join(said)}.")
     _percent_ticks(svg, axis, height)
     if band:
         low, mean, high = (percent(number, num_rows) for number in (band.low, band.mean, band.high))
         _strip(svg, axis, (band.low, band.mean, band.high), height, f"oracles: {low} to {high} %, mean {mean} %")
     for index, row in enumerate(section.rows):
         y, value = ROW_HEIGHT * (index + 0.5), row.accuracy[split]
-        _add(svg, "line", x1="0", x2="100%", y1=y, y2=y, class_="guide")
-        _text(svg, shortened(row.recipe, LABEL_LENGTH), x=-12, y=y + 4.5, text_anchor="end", class_="name")
+        add(svg, "line", x1="0", x2="100%", y1=y, y2=y, class_="guide")
+        text(svg, shortened(row.recipe, LABEL_LENGTH), x=-12, y=y + 4.5, text_anchor="end", class_="name")
         _mark(svg, axis, value, y, said[index], inside=band is None or band.low <= value <= band.high)
-        _text(svg, percent(value, num_rows), x="100%", dx=46, y=y + 4.5, text_anchor="end", class_="number")
-    return _drawn(svg)
+        text(svg, percent(value, num_rows), x="100%", dx=46, y=y + 4.5, text_anchor="end", class_="number")
+    return drawn(svg)
 
 
 def _num_rows(section: Section, split: str) -> int:
@@ -114,11 +101,8 @@ def _percent_ticks(svg: Element, axis: Linear, height: float) -> None:
     for tick in axis.ticks():
         if 0 <= tick <= 1:
             x = _across(axis, tick)
-            _add(svg, "line", x1=x, x2=x, y1=0, y2=height, class_="grid")
-            _text(svg, fixed(100 * tick, decimals), x=x, y=height + 16, text_anchor="middle", class_="tick")
-
-
-# ---- losses of the forget rows --------------------------------------------------------------------------------------
+            add(svg, "line", x1=x, x2=x, y1=0, y2=height, class_="grid")
+            text(svg, fixed(100 * tick, decimals), x=x, y=height + 16, text_anchor="middle", class_="tick")
 
 
 def series_class(name: str, index: int) -> str:
@@ -133,36 +117,37 @@ def loss_histogram(section: Section) -> Drawing:
         section: its `histogram_edges` and `histograms` are drawn, `oracles` filled and at the back.
 
     Returns:
-        A drawing `HISTOGRAM_HEIGHT` pixels high. Outlines are in a nested box of 1000 units across, stretched to the width.
+        A drawing `HISTOGRAM_HEIGHT` pixels high. Outlines lie in a nested box of 1000 units across, stretched to the
+        width.
     """
     edges = section.histogram_edges
     axis = Log(low=edges[0], high=edges[-1])
     top = max((count for histogram in section.histograms for count in histogram.counts), default=0) or 1.0
     rows = Linear(low=0.0, high=1.08 * top)
     names = ", ".join(histogram.name for histogram in section.histograms)
-    svg = _box(
+    svg = box(
         HISTOGRAM_HEIGHT,
         f"Histograms of the loss of each forget row, log axis: {names}. The numbers are in the table below.",
     )
     steps = rows.ticks()[1:]
     for tick in steps:
-        _add(svg, "line", x1="0", x2="100%", y1=_down(rows, tick), y2=_down(rows, tick), class_="grid")
+        add(svg, "line", x1="0", x2="100%", y1=_down(rows, tick), y2=_down(rows, tick), class_="grid")
     for tick in axis.ticks():
         x = axis.position(tick)
         anchor = "start" if x < 3 else "end" if x > 97 else "middle"
-        _add(svg, "line", x1=_per_cent(x), x2=_per_cent(x), y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT + 5, class_="stop")
-        _text(svg, power(tick), x=_per_cent(x), y=HISTOGRAM_HEIGHT + 19, text_anchor=anchor, class_="tick")
-    sheet = _add(svg, "svg", x="0", y="0", width="100%", height=HISTOGRAM_HEIGHT, overflow="visible")
+        add(svg, "line", x1=_per_cent(x), x2=_per_cent(x), y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT + 5, class_="stop")
+        text(svg, power(tick), x=_per_cent(x), y=HISTOGRAM_HEIGHT + 19, text_anchor=anchor, class_="tick")
+    sheet = add(svg, "svg", x="0", y="0", width="100%", height=HISTOGRAM_HEIGHT, overflow="visible")
     sheet.set("viewBox", f"0 0 1000 {HISTOGRAM_HEIGHT}")
     sheet.set("preserveAspectRatio", "none")
     looks = [(series_class(each.name, index), each) for index, each in enumerate(section.histograms)]
     for look, histogram in sorted(looks, key=lambda pair: pair[0] != "series-oracles"):  # the filled one stays behind
-        _add(sheet, "path", d=_outline(axis, rows, edges, histogram), class_=look)
-    _add(svg, "line", x1="0", x2="100%", y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT, class_="base")
+        add(sheet, "path", d=_outline(axis, rows, edges, histogram), class_=look)
+    add(svg, "line", x1="0", x2="100%", y1=HISTOGRAM_HEIGHT, y2=HISTOGRAM_HEIGHT, class_="base")
     for tick in steps:
-        _text(svg, f"{tick:g}", x=0, y=_down(rows, tick) - 4, class_="tick halo")
+        text(svg, fixed(tick, 0) if tick >= 1 else f"{tick:g}", x=0, y=_down(rows, tick) - 4, class_="tick halo")
     _bins(svg, axis, section)
-    return _drawn(svg)
+    return drawn(svg)
 
 
 def _outline(axis: Log, rows: Linear, edges: Sequence[float], histogram: Histogram) -> str:
@@ -170,12 +155,12 @@ def _outline(axis: Log, rows: Linear, edges: Sequence[float], histogram: Histogr
     path, height = "", 0.0
     for left, count in zip(edges, histogram.counts, strict=False):
         if (count > 0) != (height > 0):
-            x = _short(10 * axis.position(left))
+            x = short(10 * axis.position(left))
             path += f"M{x} {HISTOGRAM_HEIGHT}" if count > 0 else f"H{x}V{HISTOGRAM_HEIGHT}"
         elif count != height:
-            path += f"H{_short(10 * axis.position(left))}"
+            path += f"H{short(10 * axis.position(left))}"
         if count > 0 and count != height:
-            path += f"V{_short(_down(rows, count))}"
+            path += f"V{short(_down(rows, count))}"
         height = count
     return f"{path}H1000V{HISTOGRAM_HEIGHT}" if height > 0 else path
 
@@ -183,15 +168,11 @@ def _outline(axis: Log, rows: Linear, edges: Sequence[float], histogram: Histogr
 def _bins(svg: Element, axis: Log, section: Section) -> None:
     """Lay an invisible column over every bin, which tells its counts when hovered."""
     edges = section.histogram_edges
-    for index, (left, right) in enumerate(zip(edges, edges[1:], strict=False)):
-        x, width = axis.position(left), axis.position(right) - axis.position(left)
-        place = {"x": _per_cent(x), "width": _per_cent(width), "y": 0, "height": HISTOGRAM_HEIGHT}
-        column = _add(svg, "rect", **place, class_="bin")
+    for index, (left, right) in enumerate(pairwise(edges)):
+        width = _per_cent(axis.position(right) - axis.position(left))
+        column = add(svg, "rect", x=_across(axis, left), y=0, width=width, height=HISTOGRAM_HEIGHT, class_="bin")
         counts = ", ".join(f"{histogram.name} {histogram.counts[index]:.4g}" for histogram in section.histograms)
-        _title(column, f"loss {left:.3g} to {right:.3g}: {counts}")
-
-
-# ---- the mask by depth ----------------------------------------------------------------------------------------------
+        title(column, f"loss {left:.3g} to {right:.3g}: {counts}")
 
 
 def mask_bars(layers: Sequence[Layer]) -> Drawing:
@@ -204,25 +185,21 @@ def mask_bars(layers: Sequence[Layer]) -> Drawing:
         A drawing with one line per layer, `LAYER_HEIGHT` pixels each.
     """
     axis, height = Linear(low=0.0, high=1.0), LAYER_HEIGHT * len(layers)
-    svg = _box(
+    svg = box(
         height,
         f"Share of each layer that may change, {len(layers)} layers by depth. The numbers are in the table below.",
     )
     for index, layer in enumerate(layers):
         y = LAYER_HEIGHT * index
-        _add(svg, "rect", x="0", y=y + 4, width="100%", height=LAYER_HEIGHT - 8, class_="track")
-        bar = _add(
+        add(svg, "rect", x="0", y=y + 4, width="100%", height=LAYER_HEIGHT - 8, class_="track")
+        bar = add(
             svg, "rect", x="0", y=y + 3, width=_across(axis, layer.fraction), height=LAYER_HEIGHT - 6, class_="bar"
         )
-        _title(bar, f"{layer.name}: {fixed(100 * layer.fraction, 2)} % of {fixed(layer.num_parameters, 0)} parameters")
-        _text(svg, shortened(layer.name, 19), x=-8, y=y + 12, text_anchor="end", class_="layer")
-        number = {"x": "100%", "y": y + 12, "text_anchor": "end"}
-        _text(svg, fixed(100 * layer.fraction, 0), **number, dx=30, class_="number")
-        _text(svg, quantity(layer.num_parameters), **number, dx=72, class_="tick")
-    return _drawn(svg)
-
-
-# ---- measures against their nulls -----------------------------------------------------------------------------------
+        title(bar, f"{layer.name}: {fixed(100 * layer.fraction, 2)} % of {fixed(layer.num_parameters, 0)} parameters")
+        text(svg, shortened(layer.name, 19), x=-8, y=y + 12, text_anchor="end", class_="layer")
+        text(svg, fixed(100 * layer.fraction, 0), x="100%", dx=30, y=y + 12, text_anchor="end", class_="number")
+        text(svg, quantity(layer.num_parameters), x="100%", dx=72, y=y + 12, text_anchor="end", class_="tick")
+    return drawn(svg)
 
 
 def reach(measures: Sequence[MeasureRow]) -> float:
@@ -273,25 +250,22 @@ def measure_strip(measure: MeasureRow, reach: float) -> Drawing:
         fixed(x, decimals) for x in (measure.value, measure.low, measure.high, measure.null_low, measure.null_high)
     ]
     words = "{}: {}, interval {} to {}; networks that never saw the rows: {} to {}".format(measure.title, *texts)
-    svg, middle = _box(STRIP_HEIGHT, f"{words}."), STRIP_HEIGHT / 2
-    _add(svg, "line", x1="0", x2="100%", y1=middle, y2=middle, class_="guide")
+    svg, middle = box(STRIP_HEIGHT, f"{words}."), STRIP_HEIGHT / 2
+    add(svg, "line", x1="0", x2="100%", y1=middle, y2=middle, class_="guide")
     _strip(svg, axis, (null_low, null_mean, null_high), STRIP_HEIGHT, words)
-    _text(svg, texts[3], x=_across(axis, null_low), y=STRIP_HEIGHT + 14, text_anchor="end", dx=-3, class_="tick")
-    _text(svg, texts[4], x=_across(axis, null_high), y=STRIP_HEIGHT + 14, dx=3, class_="tick")
-    _add(svg, "line", x1=_across(axis, low), x2=_across(axis, high), y1=middle, y2=middle, class_="interval")
+    text(svg, texts[3], x=_across(axis, null_low), y=STRIP_HEIGHT + 14, text_anchor="end", dx=-3, class_="tick")
+    text(svg, texts[4], x=_across(axis, null_high), y=STRIP_HEIGHT + 14, dx=3, class_="tick")
+    add(svg, "line", x1=_across(axis, low), x2=_across(axis, high), y1=middle, y2=middle, class_="interval")
     inside = measure.null_low <= measure.value <= measure.null_high
     _mark(svg, axis, standing(measure, measure.value), middle, words, inside=inside)
-    return _drawn(svg)
-
-
-# ---- small things ---------------------------------------------------------------------------------------------------
+    return drawn(svg)
 
 
 def timing_bar(timing: Timing, timings: Sequence[Timing]) -> Drawing:
     """Draw a bar as long as a thing took, the longest of all filling the width."""
     longest = max(each.seconds for each in timings) or 1.0
-    svg = _box(10, None)
-    bar = _add(
+    svg = box(10, None)
+    bar = add(
         svg,
         "rect",
         x="0",
@@ -300,8 +274,8 @@ def timing_bar(timing: Timing, timings: Sequence[Timing]) -> Drawing:
         width=_across(Linear(low=0.0, high=longest), timing.seconds),
         class_="bar",
     )
-    _title(bar, f"{timing.what}: {fixed(timing.seconds, time_decimals([timing.seconds]))}{NARROW_SPACE}s")
-    return _drawn(svg)
+    title(bar, f"{timing.what}: {fixed(timing.seconds, time_decimals([timing.seconds]))}{NARROW_SPACE}s")
+    return drawn(svg)
 
 
 def verdict_sign(word: str) -> Drawing:
@@ -309,72 +283,45 @@ def verdict_sign(word: str) -> Drawing:
     svg = Element(
         "svg", {"class": "sign", "width": "28", "height": "28", "viewBox": "0 0 24 24", "aria-hidden": "true"}
     )
-    _add(svg, "path", d=_WORD_SIGNS[word])
-    return _drawn(svg)
+    add(svg, "path", d=_WORD_SIGNS[word])
+    return drawn(svg)
 
 
 def legend_key(kind: str) -> Drawing:
-    """Draw what a legend shows before a name: `band`, `mean`, `dot`, `dot out`, `arrow`, or the class of a histogram."""
+    """Draw what a legend shows before a name: `band`, `mean`, `dot`, `dot out`, `arrow`, or a histogram's class."""
     svg = Element("svg", {"class": "key", "width": "26", "height": "14", "aria-hidden": "true"})
     if kind == "mean":
-        _add(svg, "line", x1=13, x2=13, y1=0, y2=14, class_="mean")
+        add(svg, "line", x1=13, x2=13, y1=0, y2=14, class_="mean")
     elif kind.startswith("dot"):
-        _add(svg, "circle", cx=13, cy=7, r=5, class_=kind)
+        add(svg, "circle", cx=13, cy=7, r=5, class_=kind)
     elif kind == "arrow":
-        _add(svg, "path", d="M18 1L8 7L18 13Z", class_=kind)
+        add(svg, "path", d="M18 1L8 7L18 13Z", class_=kind)
     elif kind == "band":
-        _add(svg, "rect", x=1, y=0, width=24, height=14, class_="band")
+        add(svg, "rect", x=1, y=0, width=24, height=14, class_="band")
     else:
-        _add(svg, "path", d="M2 13V6H13V2H24V13", class_=kind)
-    return _drawn(svg)
+        add(svg, "path", d="M2 13V6H13V2H24V13", class_=kind)
+    return drawn(svg)
 
 
 def _strip(svg: Element, axis: Linear, band: tuple[float, float, float], height: float, words: str) -> None:
     """Shade a band from its low to its high end, all the way down, and mark its mean."""
     low, mean, high = band
     width = _per_cent(axis.position(high) - axis.position(low))
-    _title(_add(svg, "rect", x=_across(axis, low), y=0, width=width, height=height, class_="band"), words)
-    _add(svg, "line", x1=_across(axis, mean), x2=_across(axis, mean), y1=0, y2=height, class_="mean")
+    title(add(svg, "rect", x=_across(axis, low), y=0, width=width, height=height, class_="band"), words)
+    add(svg, "line", x1=_across(axis, mean), x2=_across(axis, mean), y1=0, y2=height, class_="mean")
 
 
 def _mark(svg: Element, axis: Linear, value: float, y: float, words: str, *, inside: bool) -> None:
     """Set a dot, hollow when it is not inside its band; beyond the axis, an arrow at the nearer end."""
     if axis.low <= value <= axis.high:
-        mark = _add(svg, "circle", cx=_across(axis, value), cy=y, r=5, class_="dot" if inside else "dot out")
+        mark = add(svg, "circle", cx=_across(axis, value), cy=y, r=5, class_="dot" if inside else "dot out")
     else:
-        tip = _add(svg, "svg", x="100%" if value > axis.high else "0", y=y, overflow="visible")
-        mark = _add(tip, "path", d="M-10 -6L0 0L-10 6Z" if value > axis.high else "M10 -6L0 0L10 6Z", class_="arrow")
-    _title(mark, words)
+        tip = add(svg, "svg", x="100%" if value > axis.high else "0", y=y, overflow="visible")
+        mark = add(tip, "path", d="M-10 -6L0 0L-10 6Z" if value > axis.high else "M10 -6L0 0L10 6Z", class_="arrow")
+    title(mark, words)
 
 
-def _box(height: float, label: str | None) -> Element:
-    """Start a drawing as wide as its surroundings let it be; without a label it is decoration."""
-    spoken = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
-    return Element("svg", {"class": "plot", "width": "100%", "height": _short(height), **spoken})
-
-
-def _add(parent: Element, tag: str, **attributes: str | float) -> Element:
-    """Append an element; `class_` and `text_anchor` stand for `class` and `text-anchor`."""
-    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
-    return SubElement(parent, tag, {key: x if isinstance(x, str) else _short(x) for key, x in named.items()})
-
-
-def _text(parent: Element, text: str, **attributes: str | float) -> None:
-    """Append a line of text."""
-    _add(parent, "text", **attributes).text = text
-
-
-def _title(element: Element, text: str) -> None:
-    """Give an element the words that show when it is hovered."""
-    SubElement(element, "title").text = text
-
-
-def _drawn(svg: Element) -> Drawing:
-    """Write the markup, with everything escaped that HTML or XML would act on."""
-    return Drawing(tostring(svg, encoding="unicode"))
-
-
-def _across(axis: Linear, value: float) -> str:
+def _across(axis: Linear | Log, value: float) -> str:
     """Give a number's place across the box."""
     return _per_cent(axis.position(value))
 
@@ -386,10 +333,4 @@ def _down(rows: Linear, count: float) -> float:
 
 def _per_cent(position: float) -> str:
     """Write a place across the box."""
-    return f"{_short(position)}%"
-
-
-def _short(number: float) -> str:
-    """Write a coordinate with at most three decimals: finer than any screen, and the same text on every platform."""
-    text = f"{number:.3f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    return f"{short(position)}%"

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -26,16 +27,12 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
-# Characters that act on the reader's screen instead of showing on it: C0 and C1 controls (ANSI escapes among them), lone
-# surrogates, and the marks that reorder the text around them.
+# Characters that act on the reader's screen instead of showing on it: C0 and C1 controls (ANSI escapes among them),
+# lone surrogates, and the marks that reorder the text around them.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The base of every value here: immutable, and refusing fields it does not know."""
-
-
-class Band(Value, kw_only=True):
+class Band(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the oracles lie: the networks that never saw the forget rows.
 
     Attributes:
@@ -49,7 +46,7 @@ class Band(Value, kw_only=True):
     high: float
 
 
-class Row(Value, kw_only=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One recipe on one split.
 
     Attributes:
@@ -71,7 +68,7 @@ class Row(Value, kw_only=True):
     note: str = ""
 
 
-class Histogram(Value, kw_only=True):
+class Histogram(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many forget rows have a loss in each bin.
 
     Attributes:
@@ -83,7 +80,7 @@ class Histogram(Value, kw_only=True):
     counts: Sequence[Amount]
 
 
-class Layer(Value, kw_only=True):
+class Layer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much of one layer the mask lets change.
 
     Attributes:
@@ -97,7 +94,7 @@ class Layer(Value, kw_only=True):
     num_parameters: Count
 
 
-class Section(Value, kw_only=True):
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One choice of forget rows: what every recipe did with it.
 
     Attributes:
@@ -125,13 +122,13 @@ class Section(Value, kw_only=True):
     num_oracles: Count
     bands: Mapping[str, Band] = {}
     attack_band: Band | None = None
-    rows: Sequence[Row] = ()
-    histogram_edges: Sequence[float] = ()
-    histograms: Sequence[Histogram] = ()
-    layers: Sequence[Layer] = ()
+    rows: Sequence[Row] = []
+    histogram_edges: Sequence[float] = []
+    histograms: Sequence[Histogram] = []
+    layers: Sequence[Layer] = []
 
 
-class MeasureRow(Value, kw_only=True):
+class MeasureRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One measure of an audit beside its null: the same measure taken on networks that never saw the forget rows.
 
     Attributes:
@@ -163,7 +160,7 @@ class MeasureRow(Value, kw_only=True):
     sentence: str = ""
 
 
-class Verdict(Value, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The outcome of an audit in words.
 
     Attributes:
@@ -175,11 +172,11 @@ class Verdict(Value, kw_only=True):
 
     word: Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
     headline: str
-    reasons: Sequence[str] = ()
+    reasons: Sequence[str] = []
     controls: Mapping[str, str] = {}
 
 
-class Timing(Value, kw_only=True):
+class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one thing took.
 
     Attributes:
@@ -191,7 +188,7 @@ class Timing(Value, kw_only=True):
     seconds: Amount
 
 
-class Page(Value, kw_only=True):
+class Page(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything on the page. A part that is empty is left out.
 
     Attributes:
@@ -208,18 +205,18 @@ class Page(Value, kw_only=True):
     title: str
     lead: str = ""
     verdict: Verdict | None = None
-    measures: Sequence[MeasureRow] = ()
-    sections: Sequence[Section] = ()
-    timings: Sequence[Timing] = ()
+    measures: Sequence[MeasureRow] = []
+    sections: Sequence[Section] = []
+    timings: Sequence[Timing] = []
     facts: Mapping[str, str] = {}
-    limits: Sequence[str] = ()
+    limits: Sequence[str] = []
 
 
 def checked(page: Page) -> Page:
     r"""Give the page as it may be drawn: numbers finite and in range, text without characters that act on a screen.
 
-    Control characters (ANSI escapes among them), lone surrogates and marks that reorder text become U+FFFD, so that a reader
-    sees that something was there. Checking a checked page changes nothing.
+    Control characters (ANSI escapes among them), lone surrogates and marks that reorder text become U+FFFD, so that a
+    reader sees that something was there. Checking a checked page changes nothing.
 
     Args:
         page: the value to check.
@@ -228,15 +225,15 @@ def checked(page: Page) -> Page:
         An equal page, but for the replaced characters.
 
     Raises:
-        BadRequest: a number is not finite, is out of range or of the wrong type, or two parts do not fit each other. The
-            message names the field.
+        BadRequest: a number is not finite, is out of range or of the wrong type, or two parts do not fit each other.
+            The message names the field.
 
     Examples:
         >>> checked(Page(title="\x1b[31mred")).title == "\ufffd[31mred"
         True
     """
     try:
-        builtins = msgspec.to_builtins(page)
+        builtins = msgspec.to_builtins(page, enc_hook=_builtin)
     except TypeError as error:
         raise BadRequest(f"a page holds plain numbers and text only; found: {error}. Convert arrays first.") from error
     plain = _plain(builtins, "page")
@@ -251,6 +248,15 @@ def checked(page: Page) -> Page:
         _ordered(f"{where}.low and .high", measure.low, measure.high)
         _ordered(f"{where}.null_low and .null_high", measure.null_low, measure.null_high)
     return result
+
+
+def _builtin(value: object) -> int | float:
+    """Turn a number of another library's into Python's own."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(type(value).__name__)
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -289,8 +295,8 @@ def _fits(section: Section, where: str) -> None:
     edges = section.histogram_edges
     if section.histograms and (len(edges) < 2 or edges[0] <= 0 or any(a >= b for a, b in pairwise(edges))):
         raise BadRequest(
-            f"{where}.histogram_edges should be two or more positive numbers in strictly ascending order, for a log axis; "
-            f"found {list(edges)[:6]}. Start the first bin above zero."
+            f"{where}.histogram_edges should be two or more positive numbers in strictly ascending order, for a log "
+            f"axis; found {list(edges)[:6]}. Start the first bin above zero."
         )
     for index, histogram in enumerate(section.histograms):
         if len(histogram.counts) != len(edges) - 1:

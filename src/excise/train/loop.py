@@ -53,6 +53,7 @@ class Step:
 Objective = Callable[[Step], Tensor]
 
 
+@torch.enable_grad()
 def fit_(
     model: nn.Module,
     objective: Objective,
@@ -95,7 +96,7 @@ def fit_(
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = plan.lr_at(epoch)
             loaders = {
-                name: _stream(rows, name, sizes[name], epoch, plan, engine, device_of(model), single)
+                name: _stream(rows, name, sizes[name], epoch, plan, engine, device_of(model), keep_single=single)
                 for name, rows in streams.items()
             }
             cycled = {name: _cycle(loaders[name]) for name in others}
@@ -154,6 +155,7 @@ def _stream(
     plan: TrainPlan,
     engine: Engine,
     device: torch.device,
+    *,
     keep_single: bool,
 ) -> Callable[[], Iterator[Batch]]:
     """Give a loader whose order is a pure function of seed, stream, epoch and round."""

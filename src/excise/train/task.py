@@ -84,11 +84,12 @@ class Task:
         batch = next(iter(batches(rows, 8, device_of(model))))
         try:
             logits, _ = self.forward(model, batch.content)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            if isinstance(error, errors.ExciseError):
-                raise
+        except errors.ExciseError:
+            raise
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise errors.BadData(
-                f"{type(model).__name__} could not be run on {name} rows: {str(error).strip().splitlines()[0]}; "
+                f"{type(model).__name__} could not be run on {name} rows: {what}; "
                 "check the shape and type of the inputs, or pass forward="
             ) from error
         if not isinstance(logits, Tensor) or logits.ndim < 2 or len(logits) != len(batch):

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from excise import errors
-from excise.data.sets import cifar, digits, image_folder, mnist, svhn
+from excise.data.sets import cifar, digits, find, image_folder, mnist, svhn
 from excise.data.sets.dataset import DataSet
 
 __all__ = ["SETS", "DataSet", "Entry", "load"]
@@ -64,12 +64,12 @@ def load(name: str, data_root: str | Path | None = None) -> DataSet:
         >>> load("digits").num_classes
         10
     """
-    root = None if data_root is None else Path(data_root).expanduser()
+    root = None if data_root is None else find.expanded(data_root)
     head, colon, path = name.partition(":")
     key = f"{head}:PATH" if colon else name
     if key not in SETS:
         raise errors.BadRequest(_unknown(name))
-    return SETS[key].load((root or Path()) / Path(path).expanduser() if colon else root)
+    return SETS[key].load((root or Path()) / find.expanded(path) if colon else root)
 
 
 def _unknown(name: str) -> str:

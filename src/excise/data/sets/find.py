@@ -55,6 +55,7 @@ def find(wanted: Wanted, data_root: str | Path | None = None) -> tuple[Path, ...
 
     Returns:
         One path for each of `wanted.files`, in that order, all in one folder. The plain file is preferred to its `.gz`.
+        Files found elsewhere than below `data_root` are taken with a warning in the log.
 
     Raises:
         errors.BadData: `data_root` is not a folder; no place holds any of the files; the first that does lacks others.
@@ -66,7 +67,7 @@ def find(wanted: Wanted, data_root: str | Path | None = None) -> tuple[Path, ...
         ...     find(Wanted(name="svhn", files=("train_32x32.mat",), folders=(), how="..."), root)[0].name
         'train_32x32.mat'
     """
-    root = None if data_root is None else Path(data_root).expanduser()
+    root = None if data_root is None else expanded(data_root)
     places: dict[Path, None] = {}  # in order, each once
     for place in _places(wanted, root):
         places[place] = None
@@ -105,6 +106,25 @@ def exists(path: Path, *, folder: bool = False) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """Give a path with a leading `~` replaced, where it can be.
+
+    Args:
+        path: as the user wrote it.
+
+    Returns:
+        The path as it is if the machine knows no such home, as in a container run under a bare user id.
+
+    Example:
+        >>> expanded("~nobody-of-this-name/data").as_posix()
+        '~nobody-of-this-name/data'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _places(wanted: Wanted, root: Path | None) -> Iterator[Path]:
     """Yield every folder to look in, that of the caller first."""
     if root is not None:
@@ -125,8 +145,8 @@ def _places(wanted: Wanted, root: Path | None) -> Iterator[Path]:
 
 def _usual_roots() -> Iterator[Path]:
     if os.environ.get(VARIABLE):
-        yield Path(os.environ[VARIABLE]).expanduser()
-    yield from (Path("data"), Path("~/data").expanduser(), SYSTEM_ROOT)
+        yield expanded(os.environ[VARIABLE])
+    yield from (Path("data"), expanded("~/data"), SYSTEM_ROOT)
 
 
 def _is_rivals(root: Path, rivals: frozenset[str]) -> bool:

@@ -109,7 +109,7 @@ def load(folder: str | Path, *, image_size: int = 128) -> DataSet:
         errors.MissingExtra: Pillow is not installed.
         errors.BadData: folders missing or empty, classes in the test folder that `train` does not have.
     """
-    root = Path(folder).expanduser().absolute()
+    root = find.expanded(folder).absolute()
     test_folder = next((root / name for name in _TEST_FOLDERS if find.exists(root / name, folder=True)), None)
     if test_folder is None or not find.exists(root / "train", folder=True):
         searched = "\n  ".join(str(root / name) for name in ("train", *_TEST_FOLDERS))

@@ -3,8 +3,8 @@
 A header of 128 bytes, then elements: a type, a number of bytes, the bytes, padded to eight. A variable is an element
 made of elements (flags, dimensions, name, values), possibly within one that is compressed.
 
-SciPy's `loadmat` reads more, but a few damaged bytes make it crash the interpreter, which no error message survives; the
-tests hold this reader against it.
+SciPy's `loadmat` reads more, but a few damaged bytes make it crash the interpreter, which no error message survives;
+the tests hold this reader against it.
 
 References:
     The MathWorks (2019), MAT-File Format, https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.

@@ -1,0 +1,44 @@
+"""`excise demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from excise import store
+from excise.cli import show
+from excise.pipeline.auditing import environment
+from excise.pipeline.demo import TITLES, num_steps, run_demo
+from excise.report import render
+
+
+def run(*, out: Path, oracles: int, seed: int, json: bool, quiet: bool) -> int:
+    """Run the story, print its table, write the run directory."""
+    to = show.console(quiet=quiet, json=json)
+    request = {"command": "demo", "oracles": oracles, "seed": seed, "environment": environment()}
+    directory = store.RunDirectory(out, request)
+    record = directory.finished()
+    if record is None:
+        with show.progress(to, total=num_steps(oracles), label="excise demo") as hooks:
+            story = run_demo(seed=seed, num_oracles=oracles, hooks=hooks)
+        result = {"seconds": story.seconds, "report": str(out / "report.html"), "splits": story.table}
+        files = story.unlearned.save(out)
+        store.write_json(out / "demo.json", {"page": msgspec.to_builtins(story.page), **result})
+        store.write_bytes(out / "report.html", render(story.page).encode())
+        record = directory.complete([*files, "demo.json", "report.html"], result)
+    else:
+        to.print(f"{out} already holds this run, complete and unchanged; nothing was done.")
+    found = record["result"]
+    for name, split in found["splits"].items():
+        to.print()
+        to.print(show.story_table(f"{TITLES[name][0]}: {split['num_forget']} rows to forget", split))
+    to.print(
+        "\n± and green: the 95% band of one more network retrained without the rows. Gap: recipe minus the oracles' mean.\n"
+        "Attack: % of forget rows that an attack takes for never trained on; only its distance to the oracles' means\n"
+        "anything. Cost: rows passed forward and backward, as a share of a retraining's."
+    )
+    to.print(f"{found['seconds']:.0f} s in all. Open {found['report']}")
+    if json:
+        show.emit(found)
+    return 0

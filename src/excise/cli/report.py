@@ -1,0 +1,29 @@
+"""`excise report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from excise import errors, store
+from excise.cli import show
+from excise.report import Page, render
+
+
+def run(*, run: Path, json: bool, quiet: bool) -> int:
+    """Draw the page again from the numbers in a run directory."""
+    to = show.console(quiet=quiet, json=json)
+    found = next((run / name for name in ("audit.json", "demo.json") if (run / name).is_file()), None)
+    if found is None:
+        raise errors.BadRequest(f"{run} holds neither audit.json nor demo.json; run `excise audit {run}` first")
+    try:
+        page = msgspec.convert(store.read_json(found)["page"], Page)
+    except (KeyError, TypeError, msgspec.ValidationError) as error:
+        raise errors.Corrupt(f"{found} holds no page that this version of excise can draw: {error}") from error
+    target = run / "report.html"
+    store.write_bytes(target, render(page).encode())
+    to.print(f"Wrote {target}")
+    if json:
+        show.emit({"report": str(target)})
+    return 0
