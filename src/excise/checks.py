@@ -68,15 +68,21 @@ def as_ids(name: str, given: object, num_rows: int) -> Tensor:
 def _as_array(name: str, given: object) -> np.ndarray:
     wanted = f"{name}: expected row ids (integers), a boolean mask or a rule from excise.data"
     if isinstance(given, Tensor):
+        if given.is_floating_point() and given.numel():  # numpy has no bfloat16
+            kind = str(given.dtype).removeprefix("torch.")
+            raise errors.BadSplit(f"{wanted}; found values of type {kind}; convert them to integers first")
         array = given.detach().cpu().numpy()
     elif isinstance(given, np.ndarray):
         array = given
     elif isinstance(given, Sequence | set | frozenset | range) and not isinstance(given, str | bytes):
-        values = sorted(given) if isinstance(given, set | frozenset) else list(given)
+        values = list(given)
         kinds = {isinstance(value, bool | np.bool_) for value in values}
         if len(kinds) > 1:
             raise errors.BadSplit(f"{wanted}; found integers and booleans mixed; give one or the other")
-        array = np.asarray(values) if values else np.zeros(0, dtype=np.int64)
+        try:
+            array = np.asarray(values) if values else np.zeros(0, dtype=np.int64)
+        except ValueError as error:
+            raise errors.BadSplit(f"{wanted}, in one dimension; found rows of different lengths") from error
     else:
         raise errors.BadSplit(f"{wanted}; found {type(given).__name__}")
     if array.ndim != 1:

@@ -239,7 +239,7 @@ def _smallest(name: str, entry: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise errors.MaskMismatch(f"mask of {name!r}: shape {tuple(entry.shape)} does not broadcast to {shape}")
     ones = (1,) * len(shape)
     if entry.numel() == 0 or bool(entry.all()) or not bool(entry.any()):
-        return torch.full(ones, bool(entry.any()))
+        return torch.full(ones, bool(entry.any()) and 0 not in shape)  # one spelling for a parameter without weights
     rows = entry.reshape(entry.shape[0], -1)
     if bool((rows == rows[:, :1]).all()):
         return rows[:, 0].reshape(-1, *ones[1:]).clone()
@@ -251,5 +251,8 @@ def _pack(entry: Tensor) -> np.ndarray:
 
 
 def _unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    bits = np.unpackbits(packed.numpy(), count=math.prod(shape)).astype(bool)
+    count = math.prod(shape)
+    if packed.dtype != torch.uint8 or packed.shape != (-(-count // 8),):  # numpy would fill up with zeros
+        raise ValueError(f"{count} bits in {tuple(packed.shape)} of {packed.dtype}")
+    bits = np.unpackbits(packed.numpy(), count=count).astype(bool)
     return torch.from_numpy(bits.reshape(shape))

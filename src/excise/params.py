@@ -110,13 +110,21 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
             value.grad = gradient
 
 
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch puts before every name of a network it wraps: (Distributed)DataParallel, and `torch.compile`."""
+
+
 def load_strictly_(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict into `model`, in place, or refuse with every name and shape that does not fit.
 
+    A prefix that a wrapper put before every name is left out, where the network itself has no such names.
+
     Raises:
         errors.MaskMismatch: missing, unexpected or differently shaped entries, all of them listed.
+        errors.BadData: values that are not finite.
     """
     own = model.state_dict()
+    state = _unwrapped(state, own)
     lines = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in state]
     lines += [f"unexpected {name} {tuple(state[name].shape)}" for name in state if name not in own]
     lines += [
@@ -130,7 +138,16 @@ def load_strictly_(model: nn.Module, state: Mapping[str, Tensor], where: str) ->
             f"the weights in {where} do not fit {type(model).__name__} ({len(lines)} differences):\n  {shown}\n"
             "give the weights of this very architecture, or the --model that they were trained with"
         )
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [  # a causal mask may be a buffer of -inf: what the network was built with, its weights may hold
+        name for name, value in state.items() if bool((~value.isfinite().cpu() & own[name].isfinite().cpu()).any())
+    ]
     if broken:
         raise errors.BadData(f"the weights in {where} hold values that are not finite, first in {broken[0]!r}")
     model.load_state_dict(dict(state))
+
+
+def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for prefix in WRAPPERS:
+        if state and all(name.startswith(prefix) and name not in own for name in state):
+            return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, own)
+    return state

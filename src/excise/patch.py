@@ -29,10 +29,24 @@ class Patch:
     base_digest: str
     before: Mapping[str, Tensor] | None = None
 
+    def __repr__(self) -> str:
+        return f"Patch({sum(self.num_changed.values()):,} values in {len(self.places)} tensors)"
+
     @classmethod
     def between(cls, original: nn.Module, changed: nn.Module) -> Patch:
-        """Give the patch that turns `original` into `changed`."""
+        """Give the patch that turns `original` into `changed`.
+
+        Raises:
+            errors.MaskMismatch: the two have other parameters or buffers, or some of another shape or type.
+        """
         first, second = original.state_dict(), changed.state_dict()
+        kinds = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in (first, second)]
+        if kinds[0] != kinds[1]:
+            name = next(name for name in {**first, **second} if kinds[0].get(name) != kinds[1].get(name))
+            raise errors.MaskMismatch(
+                f"expected two networks of one architecture; they differ at {name!r}; "
+                "a patch says which values changed, not which layers"
+            )
         places = {
             name: found
             for name, value in second.items()
@@ -104,13 +118,19 @@ class Patch:
         """Read a patch back, without old values.
 
         Raises:
-            errors.BadData: not a patch file.
+            errors.BadData: not a patch file, or one whose parts disagree.
         """
         tensors, metadata = store.read_tensors(Path(path))
         if metadata.get("kind") != "excise-patch-1":
             raise errors.BadData(f"{path} is not a patch written by excise")
         places = {name.removeprefix("place/"): value for name, value in tensors.items() if name.startswith("place/")}
         after = {name.removeprefix("value/"): value for name, value in tensors.items() if name.startswith("value/")}
+        fits = places.keys() == after.keys() and "base_digest" in metadata
+        if not fits or any(
+            place.dtype != torch.int64 or place.ndim != 1 or place.shape != after[name].shape
+            for name, place in places.items()
+        ):
+            raise errors.BadData(f"{path}: its places and its values disagree; make the patch again")
         return cls(places=places, after=after, base_digest=metadata["base_digest"])
 
 

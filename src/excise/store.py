@@ -27,7 +27,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: temporary name, fsync, rename, fsync of the directory; mode 0600.
 
     Raises:
-        errors.DiskError: the file could not be written; whatever stood under `path` before is untouched.
+        errors.DiskError: the file could not be written; whatever stood under `path` before is untouched. (If only the
+            last step fails, the sync of the directory, the new file is there, whole, but might not survive a power cut.)
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -67,14 +68,16 @@ def read_json(path: Path) -> Any:
     """Read JSON back as plain values.
 
     Raises:
-        errors.BadData: no such file.
+        errors.BadData: no such file, or one that cannot be read.
         errors.Corrupt: not JSON.
     """
     try:
         return msgspec.json.decode(path.read_bytes())
     except FileNotFoundError as error:
         raise errors.BadData(f"expected a file at {path}, found none") from error
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise errors.BadData(f"{path} is not a readable file: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.Corrupt(f"{path} is not JSON: {error}") from error
 
 
@@ -122,7 +125,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read without running code from it, or is damaged ({first[:160]}); "
             "save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise errors.BadData(
             f"{path} holds a {type(state).__name__}, expected a state dict of tensors; save model.state_dict() alone"
         )
@@ -136,6 +139,8 @@ def file_digest(path: Path) -> str:
 
 
 RECORD = "run.json"
+LAST_FINITE = "last-finite.safetensors"
+"""What a run that diverged leaves instead of a result."""
 
 
 class RunDirectory:
@@ -154,11 +159,16 @@ class RunDirectory:
         """Give the record if this very request was completed here and every file is what the record says.
 
         Raises:
-            errors.BadRequest: the directory holds another request's run.
+            errors.BadRequest: the directory holds another request's run or a stranger's files, or is a file.
             errors.Corrupt: a file of the run was changed or is gone.
         """
+        place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+        if not place.is_dir():
+            raise errors.BadRequest(f"expected a directory for --out, found a file at {place}; choose another")
         if not (self.path / RECORD).exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise errors.DiskError(f"--out: {place} may not be written by this user; choose another directory")
+            if place == self.path:
                 self._refuse_foreign()
             return None
         record = read_record(self.path)
@@ -170,7 +180,7 @@ class RunDirectory:
         return record
 
     def _refuse_foreign(self) -> None:
-        known = {"model.safetensors", "mask.safetensors", "patch.safetensors", "report.html", "demo.json"}
+        known = {"model.safetensors", "mask.safetensors", "patch.safetensors", "report.html", "demo.json", LAST_FINITE}
         foreign = [entry.name for entry in self.path.iterdir() if not (entry.name in known or entry.name[0] == ".")]
         if foreign:
             raise errors.BadRequest(
@@ -187,6 +197,7 @@ class RunDirectory:
             "files": {name: file_digest(self.path / name) for name in sorted(files)},
         }
         write_json(self.path / RECORD, record)
+        (self.path / LAST_FINITE).unlink(missing_ok=True)  # of an attempt that diverged before
         return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
 
 
@@ -198,7 +209,7 @@ def read_record(directory: Path) -> dict[str, Any]:
         errors.Corrupt: a file is missing or differs from the record, with both hashes.
     """
     record: dict[str, Any] = read_json(directory / RECORD)
-    if not isinstance(record, dict) or record.get("format") != 1:
+    if not isinstance(record, dict) or record.get("format") != 1 or not isinstance(record.get("files"), dict):
         raise errors.Corrupt(f"{directory / RECORD} is not a record that this version of excise can read")
     for name, expected in record["files"].items():
         path = directory / name
@@ -213,10 +224,11 @@ def read_record(directory: Path) -> dict[str, Any]:
 def _difference(before: object, now: object) -> str:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return "no readable request"
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
-            return f"{key}: {before.get(key)!r} there, {now.get(key)!r} here"
-    return "no difference"
+    key = next(key for key in sorted({*before, *now}) if before.get(key, _difference) != now.get(key, _difference))
+    if isinstance(before.get(key), dict) and isinstance(now.get(key), dict):
+        return f"{key}, {_difference(before[key], now[key])}"
+    there, here = (repr(side[key]) if key in side else "nothing" for side in (before, now))
+    return f"{key}: {there} there, {here} here"
 
 
 def commitment(ids: Tensor) -> str:

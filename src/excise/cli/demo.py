@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,33 +13,34 @@ from excise.pipeline.auditing import environment
 from excise.pipeline.demo import TITLES, num_steps, run_demo
 from excise.report import render
 
+LEGEND = (
+    "± and green: the 95% band of one more network retrained without the rows. Gap: recipe minus the oracles' mean. "
+    "Attack: % of forget rows that an attack takes for never trained on; only its distance to the oracles' means "
+    "anything. Cost: rows passed forward and backward, as a share of a retraining's."
+)
 
-def run(*, out: Path, oracles: int, seed: int, json: bool, quiet: bool) -> int:
+
+def run(*, out: Path, oracles: int, seed: int, quiet: bool) -> tuple[dict[str, Any], int]:
     """Run the story, print its table, write the run directory."""
-    to = show.console(quiet=quiet, json=json)
+    to = show.console(quiet=quiet)
     request = {"command": "demo", "oracles": oracles, "seed": seed, "environment": environment()}
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
-        with show.progress(to, total=num_steps(oracles), label="excise demo") as hooks:
+        with show.progress(quiet=quiet, total=num_steps(oracles), label="excise demo") as hooks:
             story = run_demo(seed=seed, num_oracles=oracles, hooks=hooks)
-        result = {"seconds": story.seconds, "report": str(out / "report.html"), "splits": story.table}
+        result = {"seconds": story.seconds, "splits": story.table}
         files = story.unlearned.save(out)
         store.write_json(out / "demo.json", {"page": msgspec.to_builtins(story.page), **result})
         store.write_bytes(out / "report.html", render(story.page).encode())
         record = directory.complete([*files, "demo.json", "report.html"], result)
     else:
-        to.print(f"{out} already holds this run, complete and unchanged; nothing was done.")
-    found = record["result"]
+        show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
+    found = {**record["result"], "report": str(out / "report.html")}
     for name, split in found["splits"].items():
         to.print()
         to.print(show.story_table(f"{TITLES[name][0]}: {split['num_forget']} rows to forget", split))
-    to.print(
-        "\n± and green: the 95% band of one more network retrained without the rows. Gap: recipe minus the oracles' mean.\n"
-        "Attack: % of forget rows that an attack takes for never trained on; only its distance to the oracles' means\n"
-        "anything. Cost: rows passed forward and backward, as a share of a retraining's."
-    )
-    to.print(f"{found['seconds']:.0f} s in all. Open {found['report']}")
-    if json:
-        show.emit(found)
-    return 0
+    to.print()
+    show.say(to, LEGEND)
+    show.say(to, f"{found['seconds']:.0f} s in all. Open {found['report']}")
+    return found, 0

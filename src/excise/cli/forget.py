@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from excise import errors, store
 from excise.cli import show, tables
-from excise.masks import Mask
+from excise.data import Split
 from excise.pipeline import unlearn
 from excise.pipeline.auditing import environment
 
@@ -20,76 +24,82 @@ def run(
     forget: Path,
     out: Path,
     recipe: str,
-    set: list[str] | None,
+    settings: list[str] | None,
     mask: Path | None,
     plan: str | None,
     data_root: Path | None,
     seed: int,
     device: str,
-    json: bool,
     quiet: bool,
-) -> int:
+) -> tuple[dict[str, Any], int]:
     """Forget rows and write the run directory."""
-    to = show.console(quiet=quiet, json=json)
-    how, trained_by = tables.read_recipe(recipe, set), tables.read_plan(plan)
+    to = show.console(quiet=quiet)
+    how, trained_by = tables.read_recipe(recipe, settings), tables.read_plan(plan)
     problem = tables.read_problem(
         model=model, weights=weights, data=data, forget=forget, device=device, data_root=data_root
     )
-    allowed = None if mask is None else Mask.load(mask)
+    allowed = None if mask is None else tables.read_mask(mask)
     request: dict[str, Any] = {
         "command": "unlearn",
-        "model": model,
-        "weights": str(weights),
-        "weights_sha256": store.file_digest(weights),
-        "data": data,
-        "data_root": None if data_root is None else str(data_root),
-        "forget": str(forget),
-        "forget_commitment": store.commitment(problem.split.forget.ids),
-        "num_forget": len(problem.split.forget),
+        **problem.request,
         "recipe": recipe,
-        "settings": sorted(set or ()),
+        "set": sorted(settings or ()),
+        "settings": tables.recipe_values(how),
         "mask": None if allowed is None else allowed.digest,
         "plan": plan,
+        "plan_values": tables.plan_values(trained_by),
         "seed": seed,
-        "device": device,
         "environment": environment(),
     }
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
-        try:
-            with show.progress(to) as hooks:
-                done = unlearn(
-                    problem.model,
-                    problem.split,
-                    how,
-                    mask=allowed,
-                    fresh=problem.fresh,
-                    seed=seed,
-                    plan=trained_by,
-                    hooks=hooks,
-                )
-        except errors.Diverged as error:
-            if error.last_finite is None:
-                raise
-            kept = out / "last-finite.safetensors"
-            store.write_tensors(kept, error.last_finite, {"kind": "excise-diverged-1"})
-            raise errors.Diverged(f"{error} (in {kept}; it is no unlearned network)", error.last_finite) from error
-        record = directory.complete(done.save(out), {"out": str(out), **done.summary()})
+        with _last_finite_kept(out), show.progress(quiet=quiet) as hooks:
+            done = unlearn(
+                problem.model,
+                problem.split,
+                how,
+                mask=allowed,
+                fresh=problem.fresh,
+                seed=seed,
+                plan=trained_by,
+                hooks=hooks,
+            )
+        record = directory.complete(done.save(out), done.summary())
     else:
-        to.print(f"{out} already holds this run, complete and unchanged; nothing was done.")
-    found = record["result"]
+        show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
+    found = {"out": str(out), **record["result"]}
+    _tell(to, found, problem.split, plan)
+    return found, 0
+
+
+@contextmanager
+def _last_finite_kept(out: Path) -> Iterator[None]:
+    """Where the block diverges, write the last finite state beside what would have been the result."""
+    try:
+        yield
+    except errors.Diverged as error:
+        if error.last_finite is None:
+            raise
+        kept = out / store.LAST_FINITE
+        store.write_tensors(kept, error.last_finite, {"kind": "excise-diverged-1"})
+        raise errors.Diverged(f"{error}. It is in {kept}, and is no unlearned network") from error
+
+
+def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) -> None:
     share = found["retraining_share"]
-    to.print(
-        f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change; all others are "
-        f"bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after)."
+    show.say(
+        to,
+        f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change; all others "
+        f"are bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after).",
     )
-    to.print(
-        f"{found['seconds']:.1f} s, {found['trained_rows']:,} rows forward and backward"
-        + ("" if share is None else f", {show.percent(share)} % of a retraining")
-        + f". Wrote {out}/"
-    )
-    to.print(f"Did it work? excise audit {out} --plan PLAN.toml")
-    if json:
-        show.emit(found)
-    return 0
+    of_retraining = "" if share is None else f", {show.percent(share)} % of a retraining"
+    show.say(to, f"{found['seconds']:.1f} s, {found['trained_rows']:,} rows forward and backward{of_retraining}.")
+    show.say(to, f"Wrote {found['out']}")
+    words = [
+        "excise audit",
+        found["out"],
+        *([] if plan else ["--plan PLAN.toml"]),
+        *([] if split.test else ["--test pkg.mod:test"]),
+    ]
+    show.say(to, f"Did it work? {' '.join(words)}")

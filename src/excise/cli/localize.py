@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from rich.table import Table
-
-from excise import store
+from excise import checks, store
 from excise.cli import show, tables
 from excise.pipeline.unlearned import MASK
 
@@ -25,23 +24,19 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
-    json: bool,
     quiet: bool,
-) -> int:
+) -> tuple[dict[str, Any], int]:
     """Score, select, and write the mask."""
-    to = show.console(quiet=quiet, json=json)
+    to = show.console(quiet=quiet)
     localizer, reduce = tables.read_criterion(criterion), tables.read_reduction(reduction)
+    unit = tables.read_granularity(granularity)
+    checks.require_fraction("--budget", budget)
     problem = tables.read_problem(
         model=model, weights=weights, data=data, forget=forget, device=device, data_root=data_root
     )
     request = {
         "command": "localize",
-        "model": model,
-        "weights": str(weights),
-        "weights_sha256": store.file_digest(weights),
-        "data": data,
-        "forget": str(forget),
-        "forget_commitment": store.commitment(problem.split.forget.ids),
+        **problem.request,
         "criterion": criterion,
         "budget": budget,
         "granularity": granularity,
@@ -52,24 +47,16 @@ def run(
     record = directory.finished()
     if record is None:
         scores = localizer(problem.model, problem.split)
-        mask = scores.select(budget_fraction=budget, granularity=granularity, reduction=reduce)  # type: ignore[arg-type]
+        mask = scores.select(budget_fraction=budget, granularity=unit, reduction=reduce)
         mask.save(out / MASK)
-        found = {
-            "out": str(out),
-            "mask_fraction": mask.fraction,
-            "mask_digest": mask.digest,
-            "per_module": mask.per_module(),
-        }
-        record = directory.complete([MASK], found)
-    found = record["result"]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("module")
-    table.add_column("chosen %", justify="right")
-    table.add_column("")
-    for name, fraction in found["per_module"].items():
-        table.add_row(name, show.percent(fraction), "█" * round(30 * fraction))
-    to.print(table)
-    to.print(f"{show.percent(found['mask_fraction'])} % of the weights. Wrote {out / MASK}")
-    if json:
-        show.emit(found)
-    return 0
+        result = {"mask_fraction": mask.fraction, "mask_digest": mask.digest, "per_module": mask.per_module()}
+        record = directory.complete([MASK], result)
+    else:
+        show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
+    found = {"out": str(out), **record["result"]}
+    to.print(show.modules_table(found["per_module"]))
+    without = sum(fraction == 0 for fraction in found["per_module"].values())
+    nowhere = f"; none in {without} other modules" if without else ""
+    show.say(to, f"{show.percent(found['mask_fraction'])} % of the weights{nowhere}.")
+    show.say(to, f"Wrote {out / MASK}")
+    return found, 0

@@ -1,29 +1,35 @@
 """The command line: its options, and the exit code of everything that can go wrong.
 
-Bodies of commands live beside this file and are imported when a command runs, so that `--help` does not wait for torch.
+The parser only reads: a command gives the name of the module beside this file that does the work, and its options. That
+module is imported when it is needed, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
 import os
+import shutil
 import signal
 import sys
 import tomllib
-from collections.abc import Callable
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import msgspec
 import typer
 
 from excise import errors
+from excise.cli.wrapping import wrapped
 from excise.version import __version__
+
+Asked = tuple[str, dict[str, Any]]
 
 app = typer.Typer(
     name="excise",
     help="Make a trained PyTorch network forget chosen training rows, and show how well it did.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -31,21 +37,32 @@ app = typer.Typer(
 
 
 def _config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take a TOML file's values as the command's defaults."""
+    """Take a TOML file's values as if they had been typed, after what was typed."""
     if path is None:
         return None
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise typer.BadParameter(f"{path} cannot be read as TOML: {error}") from error
-    known = {parameter.name for parameter in context.command.params}
-    unknown = sorted(key for key in values if key.replace("-", "_") not in known)
-    if unknown:
-        raise typer.BadParameter(
-            f"{path} sets {unknown[0]!r}, which {context.command.name} does not know: {sorted(known)}"
-        )
-    context.default_map = {**(context.default_map or {}), **{k.replace("-", "_"): v for k, v in values.items()}}
+        raise errors.BadRequest(f"--config: {path} cannot be read as TOML: {error}") from error
+    known = {name.lstrip("-"): option for option in context.command.params for name in option.opts}
+    known = {name: option for name, option in known.items() if name not in ("config", "help")}
+    typed: dict[str, Any] = {}
+    for key, value in values.items():
+        option = known.get(key.replace("_", "-"))
+        if option is None:
+            names = ", ".join(sorted(known))
+            raise errors.BadRequest(f"--config: {path} sets {key!r}; expected options of {context.info_name}: {names}")
+        several = getattr(option, "multiple", False)
+        words = [_word(path, key, one) for one in (value if several and isinstance(value, list) else [value])]
+        typed[str(option.name)] = words if several else words[0]
+    context.default_map = {**(context.default_map or {}), **typed}
     return path
+
+
+def _word(path: Path, key: str, value: object) -> str:
+    if not isinstance(value, str | int | float):
+        raise errors.BadRequest(f"--config: {path}: {key}: expected a string, a number or a boolean, found {value!r}")
+    return str(value)
 
 
 Json = Annotated[
@@ -56,7 +73,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
 Config = Annotated[
-    Path | None, typer.Option("--config", callback=_config, is_eager=True, help="TOML file of option values.")
+    Path | None,
+    typer.Option("--config", callback=_config, is_eager=True, help="TOML file of option values; what is typed wins."),
 ]
 Model = Annotated[
     str, typer.Option(help="pkg.mod:make, a callable that builds the network; or a built-in: resnet18, …")
@@ -73,7 +91,7 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder to look for built-in
 Plan = Annotated[
     str | None, typer.Option(help="How the network was trained: a TrainPlan as TOML or JSON, or pkg.mod:name.")
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, as key=value; repeatable.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, as key=value; repeatable.")]
 Out = Annotated[Path, typer.Option(help="Run directory to write.")]
 
 
@@ -97,13 +115,13 @@ def demo(
     out: Out = Path("excise-demo"),
     oracles: Annotated[int, typer.Option(min=2, help="Networks retrained for each forget set.")] = 8,
     seed: Seed = 0,
-    json_: Json = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
     config: Config = None,
-) -> None:
+) -> Asked:
     """Tell the whole story on data that ships with a dependency; about a minute."""
-    _run("demo", locals())
+    return "demo", locals()
 
 
 @app.command()
@@ -114,19 +132,19 @@ def unlearn(
     forget: Forget,
     out: Out,
     recipe: Annotated[str, typer.Option(help="See `excise recipes`.")] = "DEL",
-    set_: Set = None,
+    settings: Settings = None,
     mask: Annotated[Path | None, typer.Option(help="A mask of `excise localize`; a promise for any recipe.")] = None,
     plan: Plan = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
-    json_: Json = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
     config: Config = None,
-) -> None:
+) -> Asked:
     """Make a network forget rows; write the new weights, the mask, the patch and the record."""
-    _run("forget", locals())
+    return "forget", locals()
 
 
 @app.command()
@@ -145,13 +163,13 @@ def localize(
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
-    json_: Json = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
     config: Config = None,
-) -> None:
+) -> Asked:
     """Find the channels on which the rows lean most; write the mask."""
-    _run("localize", locals())
+    return "localize", locals()
 
 
 @app.command()
@@ -167,78 +185,93 @@ def audit(
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
-    json_: Json = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
     config: Config = None,
-) -> None:
+) -> Asked:
     """Hold the unlearned network against networks retrained without the rows; write audit.json and report.html."""
-    _run("audit", locals())
+    return "audit", locals()
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Directory with an audit.json or a demo.json.")],
-    json_: Json = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
     config: Config = None,
-) -> None:
+) -> Asked:
     """Draw report.html again from the numbers in a run directory."""
-    _run("report", locals())
+    return "report", locals()
 
 
 @app.command()
-def recipes(json_: Json = False, quiet: Quiet = False, debug: Debug = False, config: Config = None) -> None:
+def recipes(as_json: Json = False, quiet: Quiet = False, debug: Debug = False, config: Config = None) -> Asked:
     """List the recipes with their papers and defaults."""
-    _run("recipes", locals())
+    return "recipes", locals()
 
 
-def _run(command: str, options: dict[str, Any]) -> None:
-    """Run a command's body and turn what it raises into one message and an exit code."""
-    given = {key.rstrip("_"): value for key, value in options.items() if key not in ("config", "debug")}
+def call(words: Sequence[str]) -> int:
+    """Act on a command line and give the exit code. Whatever goes wrong is one message, and with `--json` one object."""
+    as_json, debug, out = "--json" in words, "--debug" in words, sys.stdout
     try:
-        body: Callable[..., int] = importlib.import_module(f"excise.cli.{command}").run
-        code = body(**given)
-    except errors.ExciseError as error:
-        code = _tell(str(error), error.exit_code, options)
-    except (MemoryError, OSError) as error:
-        is_memory = isinstance(error, MemoryError)
-        kind: type[errors.ExciseError] = errors.OutOfMemory if is_memory else errors.DiskError
-        code = _tell(f"{type(error).__name__}: {error}", kind.exit_code, options)
-    except KeyboardInterrupt:
-        code = _tell("interrupted; the same command again starts over from the last finished artifact", 130, options)
-    except Exception as error:
-        if options["debug"]:
-            raise
-        text = f"{type(error).__name__}: {error}"
-        memory = "memory" in str(error).lower() and "alloc" in str(error).lower()
-        code = _tell(
-            f"{text}; out of memory, try a smaller batch"
-            if memory
-            else f"an error inside excise or the given code: {text}",
-            errors.OutOfMemory.exit_code if memory else errors.ExciseError.exit_code,
-            options,
-        )
-    raise typer.Exit(code)
+        asked = app(list(words) or ["--help"], prog_name="excise", standalone_mode=False)
+        if not isinstance(asked, tuple):  # --help and --version have said it all
+            return int(asked or 0)
+        room, options = asked
+        as_json, debug = options.pop("as_json"), options.pop("debug")
+        del options["config"]
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # users' code may print
+            found, code = importlib.import_module(f"excise.cli.{room}").run(**options)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explained(error)
+        found = {"error": message, "exit_code": code}
+        text = f"excise: {message}"
+        typer.echo(wrapped(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text, err=True)
+    if as_json:
+        out.write(msgspec.json.encode(found).decode() + "\n")
+    return int(code)
 
 
-def _tell(message: str, code: int, options: dict[str, Any]) -> int:
-    if options["debug"]:
-        raise
-    typer.echo(f"excise: {message}", err=True)
-    if options["json_"]:
-        typer.echo(json.dumps({"error": message, "exit_code": code}))
-    return code
+def _explained(error: BaseException) -> tuple[str, int]:
+    """Give the message and the exit code of whatever was raised."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, errors.ExciseError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        word, code = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+        return f"{word}; nothing is half-written; give the same command again to go on", code
+    if hasattr(error, "format_message"):  # the parser's; no name for its class fits all versions of typer
+        context = getattr(error, "ctx", None)
+        usage = f"see {context.command_path if context else 'excise'} --help"
+        return f"{error.format_message().rstrip('.')}; {usage}", errors.BadRequest.exit_code
+    if isinstance(error, MemoryError) or ("memory" in text and "alloc" in text):  # torch has no class for it on the CPU
+        return f"out of memory ({text.splitlines()[0]}); take a smaller batch_size", errors.OutOfMemory.exit_code
+    if isinstance(error, OSError):
+        return text, errors.DiskError.exit_code
+    return f"an error that excise did not foresee: {text}; give --debug to see where", errors.ExciseError.exit_code
 
 
-def _terminated(*_: object) -> NoReturn:
-    typer.echo("excise: terminated; finished artifacts are whole", err=True)
-    sys.stderr.flush()
-    os._exit(143)
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: stops whatever is running as Ctrl-C does, so that everything is put away."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
 
 
 def run() -> None:
     """Enter from the shell."""
-    signal.signal(signal.SIGTERM, _terminated)
-    app()
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a bar is no reason to fail in a C locale
+    try:
+        code = call(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough; nothing may be flushed into the pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from excise.cli import show
 from excise.recipes import table
 
 
-def run(*, json: bool, quiet: bool) -> int:
+def run(*, quiet: bool) -> tuple[list[dict[str, Any]], int]:
     """Print the recipes."""
-    to = show.console(quiet=quiet, json=json)
+    to = show.console(quiet=quiet)
     rows = table()
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("recipe", "year", "where", "how", "defaults"):
-        shown.add_column(column)
     for row in rows:
-        defaults = ", ".join(f"{key}={value}" for key, value in row["defaults"].items())
-        shown.add_row(row["name"], str(row["year"] or ""), row["mask"], row["method"], defaults)
-    to.print(shown)
-    if json:
-        show.emit(rows)
-    return 0
+        show.say(to, f"{row['name']}: {row['paper']} {row['year'] or ''}".rstrip())
+        shown = Table.grid(padding=(0, 2, 0, 0))
+        shown.add_row("  where", row["mask"])
+        shown.add_row("  how", row["method"])
+        if row["defaults"]:
+            shown.add_row("  --set", " ".join(f"{key}={value}" for key, value in row["defaults"].items()))
+        to.print(shown, "")
+    show.say(to, "The values shown are the defaults; each takes another with `excise unlearn --set key=value`.")
+    return rows, 0

@@ -11,9 +11,9 @@ from excise.cli import show
 from excise.report import Page, render
 
 
-def run(*, run: Path, json: bool, quiet: bool) -> int:
+def run(*, run: Path, quiet: bool) -> tuple[dict[str, str], int]:
     """Draw the page again from the numbers in a run directory."""
-    to = show.console(quiet=quiet, json=json)
+    to = show.console(quiet=quiet)
     found = next((run / name for name in ("audit.json", "demo.json") if (run / name).is_file()), None)
     if found is None:
         raise errors.BadRequest(f"{run} holds neither audit.json nor demo.json; run `excise audit {run}` first")
@@ -23,7 +23,5 @@ def run(*, run: Path, json: bool, quiet: bool) -> int:
         raise errors.Corrupt(f"{found} holds no page that this version of excise can draw: {error}") from error
     target = run / "report.html"
     store.write_bytes(target, render(page).encode())
-    to.print(f"Wrote {target}")
-    if json:
-        show.emit({"report": str(target)})
-    return 0
+    show.say(to, f"Wrote {target}")
+    return {"report": str(target)}, 0

@@ -1,42 +1,59 @@
-"""What people see: progress with time left, and tables. Everything goes to standard error, the JSON to standard output."""
+"""What people see: results on standard output, progress with time left on standard error."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
+from excise.cli.wrapping import wrapped
 from excise.train.hooks import Hooks
 
 
-def console(*, quiet: bool, json: bool) -> Console:
-    """Give the console for people: standard error beside JSON, else standard output; silent with `--quiet`."""
-    return Console(stderr=json, quiet=quiet, highlight=False)
+def console(*, quiet: bool) -> Console:
+    """Give the console for results; silent with `--quiet`."""
+    return Console(quiet=quiet, highlight=False)
 
 
-def emit(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write one JSON value on standard output."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+def say(to: Console, text: str) -> None:
+    """Print sentences: broken between words on a terminal, as they are elsewhere."""
+    to.print(wrapped(text, to.width) if to.is_terminal else text, markup=False, soft_wrap=True)
 
 
-class Bars(Hooks):
-    """Progress of stages, one bar each; or one bar over everything where the total is known."""
+class Stages(Hooks):
+    """Names each stage by what it is a part of, where a note has said so."""
+
+    def __init__(self) -> None:
+        self._note = ""
+
+    def on_note(self, text: str) -> None:
+        """Keep the words for the stages that follow."""
+        self._note = f"{text}, "
+
+    def title(self, name: str) -> str:
+        """Give a stage's line."""
+        return self._note + name
+
+
+class Bars(Stages):
+    """One bar for the stage; above it one over everything, where the total is known."""
 
     def __init__(self, progress: Progress, total: int | None, label: str) -> None:
+        super().__init__()
         self._progress = progress
         self._whole = progress.add_task(label, total=total) if total else None
+        self._indent = "  " if total else ""
         self._stage = progress.add_task("", total=None, visible=False)
 
     def on_stage(self, name: str, num_steps: int) -> None:
         """Show the stage."""
-        self._progress.reset(self._stage, description=f"  {name}", total=num_steps, visible=True)
+        title = self._indent + self.title(name)
+        self._progress.reset(self._stage, description=title, total=num_steps, visible=True)
 
     def on_step(self) -> None:
         """Move both bars."""
@@ -44,46 +61,49 @@ class Bars(Hooks):
         if self._whole is not None:
             self._progress.advance(self._whole)
 
-    def on_note(self, text: str) -> None:
-        """Put the words on the stage's line."""
-        self._progress.update(self._stage, description=f"  {text}")
-
     def on_stage_end(self, name: str) -> None:
         """Hide the stage."""
         self._progress.update(self._stage, visible=False)
 
 
-class Lines(Hooks):
-    """Progress where there is no terminal: one line as each kind of stage begins."""
+class Lines(Stages):
+    """Progress where there is no terminal: one line as each stage begins."""
 
     def __init__(self, to: Console) -> None:
+        super().__init__()
         self._to = to
         self._started = time.perf_counter()
 
     def on_stage(self, name: str, num_steps: int) -> None:
         """Write a line."""
-        self._to.print(f"[{time.perf_counter() - self._started:6.1f} s] {name}, {num_steps} steps", markup=False)
+        seconds = time.perf_counter() - self._started
+        say(self._to, f"[{seconds:6.1f} s] {self.title(name)} ({num_steps} steps)")
 
 
 @contextmanager
-def progress(to: Console, *, total: int | None = None, label: str = "") -> Iterator[Hooks]:
+def progress(*, quiet: bool, total: int | None = None, label: str = "") -> Iterator[Hooks]:
     """Show progress for the block: bars on a terminal, lines elsewhere, nothing when quiet."""
-    if to.quiet:
+    to = Console(stderr=True, highlight=False)
+    if quiet:
         yield Hooks()
     elif not to.is_terminal:
         yield Lines(to)
     else:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("elapsed"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=Column(width=38 if total else 14, no_wrap=True)),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TimeRemainingColumn(),
         )
         with Progress(*columns, console=to, transient=True) as bars:
             yield Bars(bars, total, label)
+
+
+def plain_table(first: str, *others: str) -> Table:
+    """Give a table without lines; all columns but the first stand to the right."""
+    right = (Column(header, justify="right", no_wrap=True) for header in others)
+    return Table(Column(first, overflow="fold"), *right, box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -96,10 +116,8 @@ PARTS = ("forget", "retain", "test")
 
 def story_table(title: str, found: Mapping[str, Any]) -> Table:
     """Give the demo's table of one split, oracles first; fits 80 columns."""
-    table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column("accuracy % (gap)", no_wrap=True)
-    for column in (*PARTS, "attack", "seconds", "cost"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = plain_table("accuracy % (gap)", *PARTS, "attack", "seconds", "cost")
+    table.title, table.title_justify, table.title_style = title, "left", "bold"
     first = found["rows"][0]
     means = first["oracle_mean"]
     table.add_row(
@@ -126,10 +144,7 @@ def _marked(row: Mapping[str, Any], part: str) -> str:
 
 def measures_table(measures: Sequence[Mapping[str, Any]]) -> Table:
     """Give an audit's measures; fits 80 columns."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("gap to the oracles", no_wrap=True)
-    for column in ("value", "95% interval", "an oracle's", "p", "detectable"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = plain_table("gap to the oracles", "value", "95% interval", "an oracle's", "p", "detectable")
     for one in measures:
         table.add_row(
             one["name"],
@@ -139,4 +154,14 @@ def measures_table(measures: Sequence[Mapping[str, Any]]) -> Table:
             f"{one['p']:.1g}",
             f"{one['least_detectable']:.2g}",
         )
+    return table
+
+
+def modules_table(fractions: Mapping[str, float]) -> Table:
+    """Give the share of each module that was chosen, those without any left out; fits 80 columns."""
+    table = plain_table("module", "chosen %")
+    table.add_column(no_wrap=True)
+    for name, fraction in fractions.items():
+        if fraction > 0:
+            table.add_row(name, percent(fraction), "█" * round(30 * fraction))
     return table

@@ -6,21 +6,26 @@ import difflib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from excise import checks, errors, params, store
 from excise.data import Split
 from excise.data.rows import as_source
-from excise.data.sets import SETS, DataSet, load
+from excise.data.sets import DataSet, load
 from excise.localize import Gradient, Localizer, Magnitude, Mean, Reduction, Top, WeightGradient
+from excise.localize.scores import Granularity
+from excise.masks import Mask
 from excise.networks import NETWORKS
+from excise.oracles.retrain import TrainFunction
 from excise.recipes import RECIPES, Recipe
 from excise.train.plan import TrainPlan
 
@@ -31,6 +36,10 @@ CRITERIA: dict[str, Callable[[], Localizer]] = {
     "weight-gradient-all": lambda: WeightGradient(rows="train"),
 }
 
+GRANULARITIES: dict[str, Granularity] = {word: word for word in typing.get_args(Granularity)}
+
+_Value = TypeVar("_Value")
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -40,11 +49,13 @@ class Problem:
         model: the trained network on its device.
         fresh: builds the untrained one, or None.
         split: the rows.
+        request: the words this was read from, and digests of what they named; plain values.
     """
 
     model: nn.Module
     fresh: Callable[[], nn.Module] | None
     split: Split
+    request: dict[str, Any]
 
 
 def read_problem(
@@ -62,15 +73,32 @@ def read_problem(
     Raises:
         errors.BadRequest: any of the words names nothing usable; before any work.
     """
+    _require_device(device)
+    state = store.read_weights(weights)
     train, held_out, known = read_data(data, test, data_root)
     fresh, network = build_model(model, known)
-    params.load_strictly_(network, store.read_weights(weights), str(weights))
+    params.load_strictly_(network, state, str(weights))
+    split = Split(train, forget=read_ids(forget, len(as_source(train))), test=held_out)
+    request = {
+        "model": model,
+        "weights": str(weights),
+        "weights_sha256": store.file_digest(weights),
+        "data": data,
+        "data_root": None if data_root is None else str(data_root),
+        "num_rows": len(split.train),
+        "forget": str(forget),
+        "forget_commitment": store.commitment(split.forget.ids),
+        "num_forget": len(split.forget),
+        "device": device,
+    }
+    return Problem(network.to(device), fresh, split, request)
+
+
+def _require_device(words: str) -> None:
     try:
-        network = network.to(device)
+        torch.zeros(1, device=words).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise errors.BadRequest(f"--device {device}: {str(error).splitlines()[0]}") from error
-    ids = read_ids(forget, len(as_source(train)))
-    return Problem(network, fresh, Split(train, forget=ids, test=held_out))
+        raise errors.BadRequest(f"--device: {words!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def import_object(words: str, option: str) -> Any:
@@ -80,24 +108,40 @@ def import_object(words: str, option: str) -> Any:
         errors.BadRequest: not of that form, no such module, no such name, or an error while importing.
     """
     module, _, name = words.partition(":")
-    if not name or not module:
-        raise errors.BadRequest(f"{option}: expected pkg.mod:name, found {words!r}")
+    if not name or not module or "/" in module or module.endswith(".py"):
+        raise errors.BadRequest(f"{option}: expected pkg.mod:name (a module as in `import pkg.mod`), found {words!r}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise errors.BadRequest(
-            f"{option}: no module {error.name!r} (looked in {here} and where Python looks)"
-        ) from error
-    except Exception as error:
-        raise errors.BadRequest(f"{option}: importing {module} failed: {type(error).__name__}: {error}") from error
+    found = _theirs(lambda: _module(module, option, here), f"{option}: importing {module}")
     for part in name.split("."):
         if not hasattr(found, part):
             raise errors.BadRequest(f"{option}: {module} has no {name!r}{nearest(part, dir(found))}")
         found = getattr(found, part)
     return found
+
+
+def _module(name: str, option: str, here: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # found, but it imports something that is not there
+        raise errors.BadRequest(
+            f"{option}: no module {error.name!r}; looked in {here} and where Python looks"
+        ) from error
+
+
+def _theirs(call: Callable[[], _Value], what: str) -> _Value:
+    """Run the user's own code; what it raises is told as theirs."""
+    try:
+        return call()
+    except (errors.ExciseError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise errors.BadRequest(
+            f"{what} raised {type(error).__name__}: {error}; correct it there (--debug shows where)"
+        ) from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -106,55 +150,59 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _known(option: str, word: str, table: Mapping[str, _Value]) -> _Value:
+    """Look a word up in its table."""
+    if word not in table:
+        raise errors.BadRequest(f"{option}: expected one of {', '.join(table)}; found {word!r}{nearest(word, table)}")
+    return table[word]
+
+
 def build_model(words: str, data: DataSet | None) -> tuple[Callable[[], nn.Module] | None, nn.Module]:
     """Give a builder of untrained networks (or None) and one network.
 
     A built-in network takes the number of classes, channels and pixels from built-in data.
+
+    Raises:
+        errors.BadRequest: neither a network of ours nor a callable that gives one.
+        errors.UnsupportedModel: a network without parameters that may change.
     """
     if ":" not in words:
-        if words not in NETWORKS:
-            raise errors.BadRequest(
-                f"--model: expected pkg.mod:make or one of {', '.join(NETWORKS)}; found {words!r}{nearest(words, NETWORKS)}"
-            )
-        sizes = _sizes(NETWORKS[words], data)
-        return (lambda: NETWORKS[words](**sizes)), NETWORKS[words](**sizes)
+        make = _known("--model, without a colon", words, NETWORKS)
+        sizes = _sizes(make, data)
+        return (lambda: make(**sizes)), make(**sizes)
     made = import_object(words, "--model")
-    if isinstance(made, nn.Module):
-        return None, made
-    if not callable(made):
+    if not isinstance(made, nn.Module) and not callable(made):
         raise errors.BadRequest(f"--model: expected {words} to be a callable or a network, found {type(made).__name__}")
-    network = made()
+    network = made if isinstance(made, nn.Module) else _theirs(made, f"--model: {words}()")
     if not isinstance(network, nn.Module):
         raise errors.BadRequest(f"--model: expected {words}() to give a network, it gave {type(network).__name__}")
-    return made, network
+    params.require_parameters(network)
+    return (None if made is network else made), network
 
 
 def _sizes(make: Callable[..., nn.Module], data: DataSet | None) -> dict[str, int]:
     if data is None:
         return {}
-    example = as_source(data.train).read(as_ids([0]))[0]
+    example = as_source(data.train).read(torch.tensor([0]))[0]
     offered = {"num_classes": data.num_classes, "in_channels": example.shape[1], "image_size": example.shape[2]}
     return {name: size for name, size in offered.items() if name in inspect.signature(make).parameters}
 
 
-def as_ids(values: list[int]) -> Tensor:
-    """Give ids as the sources want them."""
-    return checks.as_ids("ids", values, max(values) + 1)
-
-
 def read_data(words: str, test: str | None, data_root: Path | None) -> tuple[Any, Any, DataSet | None]:
     """Give training data, test data (or None), and the built-in data set they are (or None)."""
-    own_test = None if test is None else _called(import_object(test, "--test"))
-    head = words.partition(":")[0]
-    if head in SETS or head == "imagefolder" or ":" not in words:
-        found = load(words, data_root)
-        return found.train, own_test if own_test is not None else found.test, found
-    return _called(import_object(words, "--data")), own_test, None
+    own_test = None if test is None else _rows(test, "--test")
+    if ":" in words and not words.startswith("imagefolder:"):
+        return _rows(words, "--data"), own_test, None
+    found = load(words, data_root)
+    return found.train, found.test if own_test is None else own_test, found
 
 
-def _called(found: Any) -> Any:
-    """Call what is a function; give a data set as it is."""
-    return found() if inspect.isroutine(found) or inspect.isclass(found) else found
+def _rows(words: str, option: str) -> Any:
+    """Give a data set, or call what is not one."""
+    found = import_object(words, option)
+    if callable(found) and (inspect.isclass(found) or not hasattr(found, "__getitem__")):
+        return _theirs(found, f"{option}: {words}()")
+    return found
 
 
 def read_ids(path: Path, num_rows: int) -> Tensor:
@@ -166,22 +214,36 @@ def read_ids(path: Path, num_rows: int) -> Tensor:
     try:
         if path.suffix == ".npy":
             return checks.as_ids("--forget", np.load(path, allow_pickle=False), num_rows)
-        text = path.read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise errors.BadSplit(f"--forget: expected a file of row ids at {path}, found none") from error
-    except (OSError, ValueError) as error:
-        raise errors.BadSplit(f"--forget: {path} cannot be read: {error}") from error
-    words = [word for line in text.splitlines() for word in line.partition("#")[0].replace(",", " ").split()]
+    except errors.ExciseError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise errors.BadSplit(f"--forget: {path} cannot be read as row ids: {error}") from error
     ids = []
-    for place, word in enumerate(words):
-        try:
+    for number, line in enumerate(lines, 1):
+        for word in line.partition("#")[0].replace(",", " ").split():
+            if not word.removeprefix("-").removeprefix("+").isdecimal() or len(word) > _LONGEST_ID:
+                raise errors.BadSplit(
+                    f"--forget: expected integers, row ids from 0 to {num_rows - 1}; found something else in line "
+                    f"{number} of {path}"
+                )
             ids.append(int(word))
-        except ValueError as error:
-            raise errors.BadSplit(f"--forget: entry {place} of {path} is not an integer") from error
     return checks.as_ids("--forget", ids, num_rows)
 
 
-def read_plan(words: str | None) -> Any:
+_LONGEST_ID = 18  # digits; more do not fit 64 bits
+
+
+def read_mask(path: Path) -> Mask:
+    """Give the mask that a file holds."""
+    if not path.is_file():
+        raise errors.BadRequest(f"--mask: expected a mask of `excise localize` at {path}, found no such file")
+    return Mask.load(path)
+
+
+def read_plan(words: str | None) -> TrainPlan | TrainFunction | None:
     """Give a training plan from a TOML or JSON file, or what `pkg.mod:name` names; None for None.
 
     Raises:
@@ -190,16 +252,33 @@ def read_plan(words: str | None) -> Any:
     if words is None:
         return None
     path = Path(words)
-    if path.suffix not in (".toml", ".json"):
-        return import_object(words, "--plan")
+    if path.suffix in (".toml", ".json"):
+        return _plan_in(path)
+    if ":" not in words:
+        raise errors.BadRequest(f"--plan: expected a .toml or .json file, or pkg.mod:name; found {words!r}")
+    found: TrainPlan | TrainFunction = import_object(words, "--plan")
+    if not isinstance(found, TrainPlan) and not callable(found):
+        raise errors.BadRequest(
+            f"--plan: expected {words} to be an excise.TrainPlan or train(model, dataset, seed) -> model, found "
+            f"{type(found).__name__}"
+        )
+    return found
+
+
+def _plan_in(path: Path) -> TrainPlan:
     try:
         decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
         return decode(path.read_bytes(), type=TrainPlan)
     except FileNotFoundError as error:
         raise errors.BadRequest(f"--plan: expected a file at {path}, found none") from error
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         fields = ", ".join(TrainPlan.__struct_fields__)
         raise errors.BadRequest(f"--plan: {path}: {error}; a plan has the fields {fields}") from error
+
+
+def plan_values(plan: TrainPlan | TrainFunction | None) -> dict[str, Any] | None:
+    """Give a plan as plain values for a record; None where it is the user's own code."""
+    return msgspec.to_builtins(plan) if isinstance(plan, TrainPlan) else None
 
 
 def read_recipe(name: str, settings: list[str] | None) -> Recipe:
@@ -208,46 +287,44 @@ def read_recipe(name: str, settings: list[str] | None) -> Recipe:
     Raises:
         errors.BadRequest: unknown recipe or setting, with the nearest name; or a value of the wrong kind.
     """
-    if name not in RECIPES:
-        raise errors.BadRequest(
-            f"--recipe: expected one of {', '.join(RECIPES)}; found {name!r}{nearest(name, RECIPES)}"
-        )
-    make = RECIPES[name]
+    make = _known("--recipe", name, RECIPES)
     known = inspect.signature(make, eval_str=True).parameters
     options: dict[str, Any] = {}
     for setting in settings or ():
         key, equals, value = setting.partition("=")
-        if not equals or key not in known:
+        if not equals or key not in known or key in options:
             raise errors.BadRequest(
-                f"--set: expected key=value with a key of {name} ({', '.join(known)}); found {setting!r}{nearest(key, known)}"
+                f"--set: expected key=value, once for each key of {name} ({', '.join(known) or 'it has none'}); "
+                f"found {setting!r}{nearest(key, set(known) - {key})}"
             )
-        options[key] = _setting(name, key, value, known[key].annotation)
+        read = READERS.get(key)
+        options[key] = read(value) if read else _converted(name, key, value, known[key].annotation)
     required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
     if required:
-        raise errors.BadRequest(f"--recipe {name}: needs {required[0]}; give it as --set {required[0]}=…")
+        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…")
     return make(**options)
 
 
-def _setting(recipe: str, key: str, value: str, kind: Any) -> Any:
-    if key == "plan":
-        return read_plan(value)
-    if key == "reduction":
-        return read_reduction(value)
-    if key == "localizer":
-        return read_criterion(value)
+def _converted(recipe: str, key: str, value: str, kind: Any) -> Any:
     try:
         return msgspec.convert(value, kind, strict=False)
-    except (msgspec.ValidationError, TypeError) as error:
-        raise errors.BadRequest(f"--set {key}={value}: {recipe} takes {key} as {kind}; {error}") from error
+    except msgspec.ValidationError as error:
+        raise errors.BadRequest(f"--set {key}={value}: {error}, which is what {recipe} takes as {key}") from error
+
+
+def recipe_values(recipe: Recipe) -> Any:
+    """Give every setting of a recipe, defaults included, as plain values for a record; tensors by their digest."""
+    return msgspec.to_builtins(recipe, enc_hook=lambda tensor: params.digest({"": tensor}))
 
 
 def read_criterion(words: str) -> Localizer:
     """Give a localizer by name."""
-    if words not in CRITERIA:
-        raise errors.BadRequest(
-            f"--criterion: expected one of {', '.join(CRITERIA)}; found {words!r}{nearest(words, CRITERIA)}"
-        )
-    return CRITERIA[words]()
+    return _known("--criterion", words, CRITERIA)()
+
+
+def read_granularity(words: str) -> Granularity:
+    """Give a granularity by name."""
+    return _known("--granularity", words, GRANULARITIES)
 
 
 def read_reduction(words: str) -> Reduction:
@@ -258,7 +335,17 @@ def read_reduction(words: str) -> Reduction:
     try:
         if head == "top":
             return Top(float(share))
-    except ValueError as error:
-        if isinstance(error, errors.ExciseError):
-            raise
-    raise errors.BadRequest(f"--reduction: expected mean or top:SHARE such as top:0.1, found {words!r}")
+    except errors.ExciseError:
+        raise
+    except ValueError:
+        pass
+    raise errors.BadRequest(f"reduction: expected mean or top:SHARE such as top:0.1, found {words!r}")
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "plan": read_plan,
+    "reduction": read_reduction,
+    "localizer": read_criterion,
+    "initial": lambda words: store.read_weights(Path(words)),
+}
+"""Settings of recipes that are not numbers or words themselves."""

@@ -62,8 +62,9 @@ def batches(
 def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_single: bool = True) -> int:
     """Count the batches that `batches` gives, without reading a row."""
     whole, rest = divmod(num_rows, size)
-    dropped = (drop_last and whole) or (not keep_single and whole and rest == 1)
-    return whole + (rest > 0 and not dropped)
+    found, last = whole + (rest > 0), rest or size
+    gone = (drop_last and last < size) or (not keep_single and last == 1)
+    return found - (gone and found > 1)
 
 
 def _moved(content: Any, device: torch.device) -> Any:

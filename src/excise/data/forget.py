@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from excise import checks, errors, seeds
-from excise.data.rows import Rows
+from excise.data.rows import Rows, as_labels, as_tensor
 
 
 class Rule(ABC):
@@ -98,36 +99,50 @@ def random_fraction(fraction: float, *, seed: int = 0) -> Rule:
     return _RandomFraction(checks.require_fraction("fraction", fraction), seed)
 
 
-def within_classes(classes: Sequence[int], *, fraction: float, seed: int = 0) -> Rule:
+def within_classes(classes: Sequence[int] | np.ndarray | Tensor, *, fraction: float, seed: int = 0) -> Rule:
     """Choose rows of the given classes only, as many as `fraction` of all rows (the non-IID set of the DEL paper).
 
     Raises:
-        errors.BadRequest: no classes, or a fraction outside [0, 1].
+        errors.BadRequest: no classes, classes that are no integers, or a fraction outside [0, 1].
         errors.BadSplit: (when applied) the classes have fewer rows than that.
     """
-    if not classes:
-        raise errors.BadRequest("within_classes: expected at least one class, found none")
-    return _WithinClasses(tuple(int(label) for label in classes), checks.require_fraction("fraction", fraction), seed)
+    labels = _plain(classes)
+    if not labels or not all(isinstance(label, int) for label in labels):
+        raise errors.BadRequest(f"within_classes: expected at least one class, as integers, found {labels or 'none'}")
+    return _WithinClasses(tuple(labels), checks.require_fraction("fraction", fraction), seed)
 
 
-def of_group(column: Sequence[object] | np.ndarray | Tensor, values: Sequence[object]) -> Rule:
+def of_group(column: Sequence[object] | np.ndarray | Tensor, values: Sequence[object] | np.ndarray | Tensor) -> Rule:
     """Choose the rows whose entry in `column` (one a row: a person, a source) is one of `values`.
 
     Raises:
+        errors.BadRequest: `values` is a single word, or entries that are not plain values.
         errors.BadSplit: (when applied) a column of another length than the data.
     """
-    listed = column.tolist() if isinstance(column, np.ndarray | Tensor) else list(column)
-    wanted = set(values)
-    return _Flagged(torch.tensor([entry in wanted for entry in listed], dtype=torch.bool), "of_group")
+    if isinstance(values, str | bytes):
+        raise errors.BadRequest(f"of_group: expected a list of values, found {values!r}; give [{values!r}]")
+    try:
+        wanted = set(_plain(values))
+        flags = [entry in wanted for entry in _plain(column)]
+    except TypeError as error:
+        raise errors.BadRequest(f"of_group: expected one plain value a row, a number or a text ({error})") from error
+    return _Flagged(torch.tensor(flags, dtype=torch.bool), "of_group")
 
 
 def mislabelled(true_labels: Sequence[int] | np.ndarray | Tensor) -> Rule:
     """Choose the rows whose label in the training data differs from the true one given here.
 
     Raises:
+        errors.BadData: true labels that are not integers, one a row.
         errors.BadSplit: (when applied) a list of another length than the data.
     """
-    return _Mislabelled(torch.as_tensor(true_labels).to(torch.int64))
+    return _Mislabelled(as_labels(as_tensor(true_labels)).clone())
+
+
+def _plain(values: Sequence[object] | np.ndarray | Tensor) -> list[Any]:
+    """Give a list of Python's own numbers and texts, which compare by value; tensors in a set compare by identity."""
+    listed = values.tolist() if isinstance(values, np.ndarray | Tensor) else list(values)
+    return [entry.item() if isinstance(entry, Tensor | np.generic) else entry for entry in listed]
 
 
 def _require_one_a_row(what: str, values: Tensor, train: Rows) -> None:

@@ -7,6 +7,7 @@ example at a time, put together by torch's default collation.
 from __future__ import annotations
 
 import hashlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from excise import errors, params
 
@@ -50,7 +51,7 @@ class ArraySource(Source):
 
     def labels(self, ids: Tensor) -> Tensor:
         """Index the last tensor by `ids`."""
-        return _as_labels(self.tensors[-1]).index_select(0, ids)
+        return as_labels(self.tensors[-1]).index_select(0, ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +72,20 @@ class DatasetSource(Source):
         listed = _listed_labels(self.dataset)
         if listed is not None:
             return listed.index_select(0, ids)
-        return _as_labels(torch.as_tensor([self._label(index) for index in ids.tolist()]))
+        return torch.tensor([self._label(index) for index in ids.tolist()], dtype=torch.int64)
 
     def _label(self, index: int) -> int:
         example = self.dataset[index]
-        if not (isinstance(example, tuple | list) and len(example) == 2):
+        if not _is_pair(example):
             raise errors.BadData(
                 f"expected examples of the form (input, label) to read labels from, found {type(example).__name__}; "
                 "give row ids instead of a rule about labels, and forward= for other shapes of example"
             )
-        return int(example[1])
+        label = _integer(example[1])
+        if label is None:
+            kind = getattr(example[1], "dtype", type(example[1]).__name__)
+            raise errors.BadData(_NO_LABEL.format(f"{kind} in row {index}"))
+        return label
 
 
 def _listed_labels(dataset: Dataset[Any]) -> Tensor | None:
@@ -90,26 +95,48 @@ def _listed_labels(dataset: Dataset[Any]) -> Tensor | None:
         return None if inner is None else inner[torch.as_tensor(dataset.indices)]
     for name in ("targets", "labels"):
         values = getattr(dataset, name, None)
-        if not isinstance(values, Tensor | np.ndarray | Sequence) or len(values) != len(dataset):  # type: ignore[arg-type]
+        if not isinstance(values, Tensor | np.ndarray | Sequence):
             continue
-        listed = torch.as_tensor(values)
-        probes = sorted({0, len(listed) // 2, len(listed) - 1})
-        if listed.ndim == 1 and not listed.is_floating_point() and all(_agrees(dataset, i, listed) for i in probes):
+        try:
+            listed = torch.as_tensor(values)
+        except (TypeError, ValueError):  # names, or several labels a row
+            continue
+        if listed.shape != (len(dataset),) or listed.is_floating_point() or listed.dtype == torch.bool:  # type: ignore[arg-type]
+            continue
+        if all(_agrees(dataset, index, listed) for index in sorted({0, len(listed) // 2, len(listed) - 1})):
             return listed.to(torch.int64)
     return None
 
 
 def _agrees(dataset: Dataset[Any], index: int, listed: Tensor) -> bool:
     example = dataset[index]
-    return isinstance(example, tuple | list) and len(example) == 2 and int(example[1]) == int(listed[index])
+    return _is_pair(example) and _integer(example[1]) == int(listed[index])
 
 
-def _as_labels(values: Tensor) -> Tensor:
+def _is_pair(example: object) -> bool:
+    return isinstance(example, tuple | list) and len(example) == 2
+
+
+def _integer(label: Any) -> int | None:
+    """Give a label as an int if it is an integer of any kind: Python's, numpy's, or a tensor without axes."""
+    if isinstance(label, bool) or getattr(label, "dtype", None) == torch.bool or getattr(label, "ndim", 0):
+        return None
+    try:
+        return operator.index(label)
+    except TypeError:
+        return None
+
+
+_NO_LABEL = (
+    "expected one integer label a row, found {}; "
+    "class labels are integers from 0; other targets need forward= and loss="
+)
+
+
+def as_labels(values: Tensor) -> Tensor:
+    """Give class labels as int64 `[rows]`, or refuse what are none."""
     if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
-        raise errors.BadData(
-            f"expected one integer label a row, found {values.dtype} of shape {tuple(values.shape)}; "
-            "class labels are integers from 0; other targets need forward= and loss="
-        )
+        raise errors.BadData(_NO_LABEL.format(f"{values.dtype} of shape {tuple(values.shape)}"))
     return values.to(torch.int64)
 
 
@@ -124,8 +151,9 @@ def as_source(data: object) -> Source:
     if isinstance(data, TensorDataset):
         return _array_source(data.tensors)
     if isinstance(data, tuple | list) and data and all(isinstance(part, Tensor | np.ndarray) for part in data):
-        return _array_source([torch.as_tensor(part) for part in data])
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, Tensor | np.ndarray | dict):
+        return _array_source([as_tensor(part) for part in data])
+    other = (Tensor, np.ndarray, dict, str, bytes, IterableDataset)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, other):
         return DatasetSource(data)  # type: ignore[arg-type]
     raise errors.BadData(
         "expected a pair of arrays or tensors (inputs, labels), or a map-style dataset with __len__ and __getitem__; "
@@ -133,9 +161,18 @@ def as_source(data: object) -> Source:
     )
 
 
+def as_tensor(values: Any) -> Tensor:
+    """Give numbers as a tensor, sharing their memory where that is possible, or refuse what are none."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError) as error:
+        kind = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise errors.BadData(f"expected arrays of numbers, found {kind} ({error})") from error
+
+
 def _array_source(parts: Sequence[Tensor]) -> ArraySource:
     lengths = [len(part) if part.ndim else 0 for part in parts]
-    if len(parts) < 2 or len(set(lengths)) > 1:
+    if len(parts) < 2 or len(set(lengths)) > 1 or not all(part.ndim for part in parts):
         raise errors.BadData(f"expected inputs and labels of one length, found arrays of lengths {lengths}")
     return ArraySource(tuple(part.detach() for part in parts))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from excise import checks, errors
 from excise.data.forget import Rule
@@ -80,6 +80,11 @@ class Split:
         self.test: Rows | None = seen["test"]
         self.holdout: Rows | None = seen["holdout"]
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, name):
+            raise AttributeError(f"a Split does not change, but {name!r} was set; make another one")
+        super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         unseen = f", test {len(self.test)}" if self.test else ""
         return f"Split(forget {len(self.forget)}, retain {len(self.retain)}{unseen})"
@@ -89,7 +94,9 @@ def _is_id_list(given: object) -> bool:
     """Say whether `given` names rows of the training data rather than being data of its own."""
     if isinstance(given, Tensor) or (hasattr(given, "dtype") and hasattr(given, "ndim")):
         return True
-    return isinstance(given, list | range | set | frozenset) and all(isinstance(value, int) for value in given)
+    return isinstance(given, list | tuple | range | set | frozenset) and all(
+        isinstance(value, int | float | str) or getattr(value, "ndim", None) == 0 for value in given
+    )
 
 
 def _unseen(name: str, given: object, every: Rows, train: object) -> Rows | None:
@@ -111,21 +118,25 @@ def _ids_inside(rows: Rows | None, every: Rows) -> Tensor:
     if rows is None:
         return torch.zeros(0, dtype=torch.int64)
     if rows.source is every.source:
-        return rows.ids
-    if isinstance(rows.source, ArraySource) and isinstance(every.source, ArraySource):
-        return _same_memory(rows.source.tensors[0], every.source.tensors[0])
-    if isinstance(rows.source, DatasetSource) and isinstance(every.source, DatasetSource):
-        inner, its = _base(rows.source.dataset)
-        outer, ours = _base(every.source.dataset)
-        if inner is outer:
-            return torch.isin(ours, its).nonzero().flatten()
-    return torch.zeros(0, dtype=torch.int64)
+        return every.ids[torch.isin(every.ids, rows.ids)]
+    (inner, its), (outer, ours) = _origin(rows), _origin(every)
+    if isinstance(inner, Tensor) and isinstance(outer, Tensor):
+        return every.ids[torch.isin(_addresses(outer)[ours], _addresses(inner)[its])]
+    return every.ids[torch.isin(ours, its)] if inner is outer else every.ids[:0]
 
 
 def _share_rows(one: Rows, other: Rows) -> bool:
-    if one.source is other.source:
-        return bool(torch.isin(one.ids, other.ids).any())
-    return len(_ids_inside(one, Rows(other.source, torch.arange(len(other.source))))) > 0
+    return len(_ids_inside(one, other)) > 0
+
+
+def _origin(rows: Rows) -> tuple[object, Tensor]:
+    """Give what rows are read from in the end, a dataset object or the memory of the inputs, and their ids in it."""
+    if isinstance(rows.source, ArraySource):
+        return rows.source.tensors[0], rows.ids
+    if not isinstance(rows.source, DatasetSource):
+        return rows.source, rows.ids
+    dataset, ids = _base(rows.source.dataset)
+    return dataset.tensors[0] if isinstance(dataset, TensorDataset) else dataset, ids[rows.ids]
 
 
 def _base(dataset: Dataset[object]) -> tuple[object, Tensor]:
@@ -136,12 +147,6 @@ def _base(dataset: Dataset[object]) -> tuple[object, Tensor]:
     return dataset, torch.arange(len(dataset))  # type: ignore[arg-type]
 
 
-def _same_memory(inner: Tensor, outer: Tensor) -> Tensor:
-    """Give the rows of `outer` that begin at the same address as a row of `inner`."""
-    if inner.untyped_storage().data_ptr() != outer.untyped_storage().data_ptr() or inner.ndim != outer.ndim:
-        return torch.zeros(0, dtype=torch.int64)
-    starts = [
-        tensor.data_ptr() + torch.arange(len(tensor)) * tensor.stride(0) * tensor.element_size()
-        for tensor in (inner, outer)
-    ]
-    return torch.isin(starts[1], starts[0]).nonzero().flatten()
+def _addresses(tensor: Tensor) -> Tensor:
+    """Give the address at which each row begins. (Views of one numpy array are different storages of the same memory.)"""
+    return tensor.data_ptr() + torch.arange(len(tensor)) * tensor.stride(0) * tensor.element_size()

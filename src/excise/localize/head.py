@@ -20,7 +20,8 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
     beside its modules (a position embedding at the root) is entered first and left last: entering is what counts.
 
     Raises:
-        errors.UnsupportedModel: no module with weights runs (the network works on bare parameters); name the head instead.
+        errors.UnsupportedModel: no module with weights runs, or one module holds the weights of several layers as bare
+            parameters, so that the head would be the whole network; name the head instead.
     """
     ran: list[str] = []
     handles = [
@@ -35,12 +36,14 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
     finally:
         for handle in handles:
             handle.remove()
-    if not ran:
+    head = Mask.of_modules(model, ran[-1:])
+    num_layers = sum(value.ndim > 1 for value in model.parameters())
+    if not ran or (num_layers > 1 and head.num_selected == head.num_parameters):
+        found = "one module holds all weights" if ran else "no module with weights runs in a forward pass"
         raise errors.UnsupportedModel(
-            f"no module of {type(model).__name__} with weights runs in a forward pass, so its head cannot be found; "
-            "name it, as in DEL(head='classifier')"
+            f"{found} of {type(model).__name__}, so its head cannot be found; name it, as in DEL(head='classifier')"
         )
-    return Mask.of_modules(model, [ran[-1]])
+    return head
 
 
 def _owner(name: str) -> str:

@@ -104,9 +104,10 @@ def kth_largest(tensors: list[Tensor], k: int) -> float:
     prefix, remaining = 0, k
     for shift in range(bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
         counts = torch.zeros(1 << _DIGIT_BITS, dtype=torch.int64)
+        known = (1 << max(bits - 1 - _DIGIT_BITS - shift, 0)) - 1  # without the sign: -0.0 is 0.0
         for pattern in patterns:
-            above = pattern if shift + _DIGIT_BITS >= bits else pattern[(pattern >> (shift + _DIGIT_BITS)) == prefix]
-            digits = (above >> shift) & ((1 << _DIGIT_BITS) - 1)
+            above = pattern[((pattern >> (shift + _DIGIT_BITS)) & known) == prefix] if known else pattern
+            digits = (above >> shift) & ((1 << (_DIGIT_BITS if known else _DIGIT_BITS - 1)) - 1)
             counts += torch.bincount(digits.cpu(), minlength=1 << _DIGIT_BITS)
         from_top = counts.flip(0).cumsum(0)
         place = int(torch.searchsorted(from_top, remaining))

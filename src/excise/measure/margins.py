@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,13 +20,14 @@ def margins(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         targets: `[examples]`.
 
     Returns:
-        float64 `[examples]`.
+        float64 `[examples]`; not finite where the row's logits are not.
     """
     rows = np.arange(len(targets))
     others = np.array(logits, dtype=np.float64)
     own = others[rows, targets].copy()
     others[rows, targets] = -np.inf
-    return np.asarray(own - logsumexp(others, axis=1))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(own - logsumexp(others, axis=1))
 
 
 def margin_distance(own: np.ndarray, oracles: Sequence[np.ndarray]) -> float:
@@ -38,8 +40,13 @@ def margin_distance(own: np.ndarray, oracles: Sequence[np.ndarray]) -> float:
     Args:
         own: `[examples]` margins of the network under test.
         oracles: the same of each oracle, at least 2.
+
+    Returns:
+        At least 0; infinite where oracles agree exactly and the network does not.
     """
     stacked = np.stack(list(oracles))
     spread = float(np.sqrt(stacked.var(axis=0, ddof=1).mean()))
     away = float(np.sqrt(((own - stacked.mean(axis=0)) ** 2).mean()))
-    return away / max(spread, np.finfo(np.float64).tiny)
+    if spread == 0:
+        return math.inf if away else 0.0
+    return away / spread

@@ -27,7 +27,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         null_high: upper end of that band.
         p: two-sided p-value of `value` under "this network is one more oracle".
         num_models: oracles compared with.
-        least_detectable: smallest true gap that this many oracles show with probability 0.8.
+        least_detectable: smallest true gap that this many oracles show with probability 0.8, at the level at which the
+            measure decides.
         sentence: what the number says, for people.
     """
 
@@ -45,7 +46,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def against_oracles(
-    name: str, value: float, oracles: Sequence[float], *, resolution: float, sentence: str = ""
+    name: str, value: float, oracles: Sequence[float], *, resolution: float, among: int = 1, sentence: str = ""
 ) -> Measure:
     """Compare one network's number with the same number of several oracles.
 
@@ -59,6 +60,8 @@ def against_oracles(
         oracles: the number of each oracle, at least 2.
         resolution: the smallest step the number can take (one row's worth of an accuracy); the spread is not taken to be
             below half of it, since oracles that agree exactly still differ by rounding to whole rows.
+        among: how many measures a verdict rests on together; by Holm's first step, what one of them alone can show is
+            what it shows at 5% over their number.
         sentence: what it says.
 
     Returns:
@@ -78,6 +81,7 @@ def against_oracles(
     freedom = count - 1
     edge = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     margin = edge * spread / np.sqrt(count)
+    deciding = float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * among), freedom))
     return Measure(
         name=name,
         value=gap,
@@ -88,7 +92,7 @@ def against_oracles(
         null_high=float(edge * predictive),
         p=float(2 * stats.t.sf(abs(gap) / predictive, freedom)) if predictive > 0 else float(gap == 0),
         num_models=count,
-        least_detectable=float((edge + stats.t.ppf(POWER, freedom)) * predictive),
+        least_detectable=float((deciding + stats.t.ppf(POWER, freedom)) * predictive),
         sentence=sentence,
     )
 

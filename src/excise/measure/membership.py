@@ -10,10 +10,10 @@ from excise import errors
 
 
 def confidences(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Give the softmax probability of each row's target, `[examples]` in [0, 1]."""
-    return np.asarray(
-        np.exp(log_softmax(np.asarray(logits, dtype=np.float64), axis=1)[np.arange(len(targets)), targets])
-    )
+    """Give the softmax probability of each row's target, `[examples]` in [0, 1]; NaN where logits are not finite."""
+    with np.errstate(invalid="ignore"):
+        surprise = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    return np.asarray(np.exp(surprise[np.arange(len(targets)), targets]))
 
 
 def confidence_attack(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from excise import errors, params, seeds
@@ -16,7 +16,7 @@ from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Method, Need
 from excise.train.engine import Engine
-from excise.train.masked import held_modules, write_
+from excise.train.masked import effective, held_modules, write_
 
 UnlearnFunction = Callable[[nn.Module, Any, Any, Any], nn.Module]
 
@@ -67,17 +67,19 @@ class FromFunction(Method):
         if not isinstance(result, nn.Module):
             raise errors.BadRequest(f"{name}: expected it to return the network, found {type(result).__name__}")
         values = {key: value.detach() for key, value in params.named_parameters(result).items()}
-        if set(values) != set(mask.names):
-            raise errors.MaskMismatch(f"{name}: the network it returned has other parameters than the one it was given")
+        own, buffers = params.named_buffers(model), params.named_buffers(result)
+        if set(values) != set(mask.names) or _shapes(buffers) != _shapes(own):
+            raise errors.MaskMismatch(
+                f"{name}: the network it returned has other parameters or buffers than the one it was given"
+            )
         broken = [key for key, value in values.items() if not value.isfinite().all()]
         if broken:
             raise errors.Diverged(
                 f"{name}: {broken[0]!r} is not finite in the network it returned", params.state_of(model)
             )
         write_(model, values, mask)
-        held = set(held_modules(model, mask, self.statistics))
-        own = params.named_buffers(model)
-        for key, buffer in params.named_buffers(result).items():
+        held = set(held_modules(model, effective(mask, model), self.statistics))
+        for key, buffer in buffers.items():
             if key.rpartition(".")[0] not in held:
                 own[key].copy_(buffer)
 
@@ -85,3 +87,7 @@ class FromFunction(Method):
         shuffle = seeds.generator(engine.seed, "function", len(rows))
         counted = _Counted(rows.as_dataset(), engine)
         return DataLoader(counted, batch_size=self.batch_size, shuffle=True, generator=shuffle)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}

@@ -13,7 +13,7 @@ from excise.masks import Mask
 from excise.methods.base import Method, Need
 from excise.methods.finetune import Finetune
 from excise.train.engine import Engine
-from excise.train.masked import held_modules, write_
+from excise.train.masked import effective, held_modules, write_
 from excise.train.plan import TrainPlan
 
 
@@ -40,7 +40,7 @@ class Retrain(Method):
         """Write the fresh network inside the mask, then finetune, in place."""
         fresh = engine.fresh_model()
         write_(model, params.named_parameters(fresh), mask)
-        held = set(held_modules(model, mask, self.statistics))
+        held = set(held_modules(model, effective(mask, model), self.statistics))
         untrained = params.named_buffers(fresh)
         for name, buffer in params.named_buffers(model).items():
             if name.rpartition(".")[0] not in held:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from excise import params
+from excise import errors, params
 from excise.data.batches import batches
 from excise.data.rows import Rows
 from excise.train.engine import Engine
@@ -39,15 +39,24 @@ class Outputs:
 def collect(model: nn.Module, rows: Rows, engine: Engine, *, batch_size: int = 512) -> Outputs:
     """Run a network over rows in order of id, in eval mode; it is left as it was.
 
-    Cost: one forward pass over the rows. Nothing is refused here: what is not finite is passed on for the audit to see.
+    Cost: one forward pass over the rows. What is not finite is passed on for the audit to see.
+
+    Raises:
+        errors.BadRequest: a loss that does not give one value an example.
     """
     logits, targets, losses = [], [], []
     with params.modes_restored(model):
         model.eval()
         for batch in batches(rows, batch_size, device_of(model)):
             found, wanted = engine.task.forward(model, batch.content)
-            logits.append(found.double().cpu())
+            each = engine.task.loss(found.float() if found.dtype.itemsize < 4 else found, wanted)
+            if each.shape != (len(batch),):
+                raise errors.BadRequest(
+                    f"loss: expected one value for each of {len(batch)} examples, found shape {tuple(each.shape)}; "
+                    'use reduction="none"'
+                )
+            logits.append(found.cpu().double())  # in this order: not every device has float64
             targets.append(wanted.cpu())
-            losses.append(engine.task.loss(found.float() if found.dtype.itemsize < 4 else found, wanted).double().cpu())
+            losses.append(each.cpu().double())
             engine.cost.count(forward=len(batch))
     return Outputs(rows.ids.numpy(), torch.cat(logits).numpy(), torch.cat(targets).numpy(), torch.cat(losses).numpy())

@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
-from excise import checks, errors, store
+from excise import checks, errors, seeds, store
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import Measure
@@ -62,6 +62,10 @@ class Audit:
     split: Split
     plan_digest: str
     seconds: float
+
+    def __repr__(self) -> str:
+        controls = ", ".join(f"{name} {outcome}" for name, outcome in self.controls.items())
+        return f"Audit({self.verdict}; {len(self.oracles.evidence)} oracles; controls: {controls}; {self.seconds:.1f} s)"
 
     def to_dict(self) -> dict[str, Any]:
         """Give verdict, reasons, controls and measures as plain values. Holds no row ids and no per-row number."""
@@ -131,6 +135,7 @@ def audit(
 
     Raises:
         errors.BadSplit: no test rows.
+        errors.BadData: logits or labels that are not of classes.
         errors.BadRequest: no plan, or arguments that do not go together; before any training.
         errors.Diverged: an oracle's training did.
     """
@@ -149,9 +154,10 @@ def audit(
     engine = Engine(task, seed, Mask.empty(unlearned.model), hooks=hooks or Hooks())
     digest = _plan_digest(split, plan, oracles, seed)
     before = original if original is not None else unlearned.patch.revert(unlearned.model)
-    first = observe(before, split, engine)
-    own = observe(unlearned.model, split, engine)
-    found = gather_oracles(build, split, plan, oracles, engine, cache)
+    with seeds.isolated(seed, "audit"):  # rows may be augmented at random
+        first = observe(before, split, engine)
+        own = observe(unlearned.model, split, engine)
+        found = gather_oracles(build, split, plan, oracles, engine, cache)
     outcome, reasons, controls, measures = verdict(own, first, found.evidence, split)
     share = unlearned.cost.retraining_share
     if share is None and found.trained[0].trained_rows:

@@ -133,6 +133,7 @@ def _chapter(
 ) -> tuple[Section, dict[str, Any], Unlearned]:
     """Run every recipe and the oracles on one split."""
     engine = Engine(Task(), seed, Mask.empty(model), hooks=hooks)
+    hooks.on_note(TITLES[name][0])
     oracles, spent = _timed(lambda: gather_oracles(_network, split, PLAN, num_oracles, engine))
     trained = sum(one.seconds for one in oracles.trained)
     clock["retraining oracles"] += trained

@@ -12,7 +12,7 @@ from torch import nn
 from excise import errors, params, seeds
 from excise.data.split import Split
 from excise.measure import accuracy, confidence_attack, confidences, margins
-from excise.observe import collect
+from excise.observe import Outputs, collect
 from excise.oracles import Trained, retrain
 from excise.oracles.retrain import TrainFunction
 from excise.train.engine import Engine
@@ -45,10 +45,13 @@ def observe(model: nn.Module, split: Split, engine: Engine) -> Evidence:
 
     Raises:
         errors.BadSplit: the split has no test rows.
+        errors.BadData: logits and targets that are not of classes.
     """
     if split.test is None:
         raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
     outputs = {part: collect(model, getattr(split, part), engine) for part in PARTS}
+    for part, found in outputs.items():
+        _require_classes(part, found)
     finite = all(bool(np.isfinite(found.logits).all()) for found in outputs.values())
     sure = {part: confidences(found.logits, found.targets) for part, found in outputs.items()}
     generator = np.random.default_rng(seeds.derive(engine.seed, "attack"))
@@ -61,6 +64,16 @@ def observe(model: nn.Module, split: Split, engine: Engine) -> Evidence:
         losses=forget.losses,
         finite=finite,
     )
+
+
+def _require_classes(part: str, found: Outputs) -> None:
+    logits, targets = found.logits, found.targets
+    whole = targets.ndim == 1 and np.issubdtype(targets.dtype, np.integer)
+    if logits.ndim != 2 or not whole or targets.min() < 0 or targets.max() >= logits.shape[1]:
+        raise errors.BadData(
+            f"{part}: an audit needs logits [examples, classes] and one label a row within the classes, found logits "
+            f"{list(logits.shape)} and targets {targets.dtype} {list(targets.shape)}; give them through forward="
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +102,27 @@ def gather_oracles(
     engine: Engine,
     cache: Path | None = None,
 ) -> Oracles:
-    """Retrain networks on the retain rows, each from its own seed, and observe them."""
+    """Retrain networks on the retain rows, each from its own seed, and observe them.
+
+    Raises:
+        errors.BadRequest: two of them are one network, so that they have no spread to judge by.
+        errors.Diverged: one gives logits that are not finite.
+    """
     chosen = [seeds.derive(engine.seed, "oracle", number) for number in range(num_oracles)]
     trained = retrain(fresh, split.retain, plan, chosen, engine, cache=cache)
-    evidence = []
+    if len({params.digest(network.state) for network in trained}) < len(trained):
+        raise errors.BadRequest(
+            "plan: expected oracles that differ by their seeds, two of them are equal to the bit; "
+            "let fresh draw from torch's global generator, unseeded, and train(model, dataset, seed) use its seed"
+        )
+    evidence: list[Evidence] = []
     for network in trained:
         with seeds.isolated(network.seed, "fresh"):
             model = fresh()
         params.load_strictly_(model, network.state, "an oracle")
         evidence.append(observe(model, split, engine))
+        if not evidence[-1].finite:
+            raise errors.Diverged(
+                f"oracle {len(evidence)} of {len(trained)} gives logits that are not finite; train by a plan that converges"
+            )
     return Oracles(trained, evidence)

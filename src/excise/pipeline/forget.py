@@ -66,7 +66,7 @@ def unlearn(
     how = _as_recipe(recipe)
     task = Task(forward, loss)
     with seeds.isolated(seed, "unlearn"):
-        started = time.perf_counter()
+        started, held = time.perf_counter(), _peak_bytes()
         task.require_fit(model, _rows_read(how, split))
         if mask is not None:
             mask.require_fit(model)
@@ -82,7 +82,7 @@ def unlearn(
         how.method.unlearn_(work, split, localized, engine)
         after = _require_kept(model, work, allowed, how, before)
     engine.cost.seconds = time.perf_counter() - started
-    engine.cost.peak_bytes = _peak_bytes()
+    engine.cost.peak_bytes = _peak_bytes() - held
     if isinstance(plan, TrainPlan):
         engine.cost.retraining_share = engine.cost.trained_rows / (plan.epochs * len(split.retain))
     return Unlearned(

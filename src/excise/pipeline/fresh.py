@@ -20,6 +20,7 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
 
     Raises:
         errors.UnsupportedModel: (when called) some parameter has no module that re-initialises it.
+        errors.BadRequest: (when called) `fresh` gave no network, or the trained one.
         errors.MaskMismatch: (when called) `fresh` built another architecture.
     """
 
@@ -30,6 +31,8 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
             raise errors.BadRequest(
                 f"fresh: expected a callable that builds the network, it gave {type(made).__name__}"
             )
+        if {id(value) for value in made.parameters()} & {id(value) for value in model.parameters()}:
+            raise errors.BadRequest("fresh: expected an untrained network, it gave the trained one; build a new one")
         first = next(model.parameters())
         made = made.to(device=first.device, dtype=first.dtype)
         _require_same_shapes(model, made)
@@ -39,10 +42,11 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
 
 
 def reinitialised(model: nn.Module) -> nn.Module:
-    """Give a copy with every parameter drawn anew by its own module's `reset_parameters`, and buffers as at construction.
+    """Give a copy with every parameter drawn anew by its own module's `reset_parameters`, inner modules before outer ones.
 
     Every parameter of the copy is first set to NaN; what is still NaN afterwards was not re-initialised. Normalisation
-    layers reset their running statistics themselves.
+    layers reset their running statistics themselves; a buffer that no module resets keeps its value, since nothing tells
+    a constant from a statistic.
 
     Raises:
         errors.UnsupportedModel: names the parameters that would have kept their trained values.
@@ -51,12 +55,12 @@ def reinitialised(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for value in copy.parameters():
             value.fill_(torch.nan)
-    for module in copy.modules():
+    for module in reversed(list(copy.modules())):  # as when built: a module made its parts, then changed their draws
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if callable(reset):
             try:
                 reset()
-            except ValueError as error:
+            except (ValueError, TypeError, RuntimeError, AttributeError) as error:
                 raise errors.UnsupportedModel(
                     f"{type(module).__name__}.reset_parameters failed ({error}); pass fresh=, a callable that builds it"
                 ) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+
 from excise.data.split import Split
 from excise.measure import Measure, against_oracles, holm, margin_distance, more_than_chance
 from excise.pipeline.evidence import Evidence
@@ -30,6 +32,7 @@ def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split) -> lis
             own.accuracy[part],
             [other.accuracy[part] for other in oracles],
             resolution=1 / sizes[part],
+            among=len(DECIDING),
             sentence=f"Accuracy on the {part} rows, minus the mean of networks that never saw the forget rows.",
         )
         for part in sizes
@@ -40,11 +43,13 @@ def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split) -> lis
             float(own.margins.mean()),
             [float(other.margins.mean()) for other in oracles],
             resolution=0.0,
+            among=len(DECIDING),
             sentence="Mean log-odds of the forget rows' labels, minus the oracles' mean: above 0 the rows are still "
             "remembered, below 0 they are forgotten harder than by a network that never saw them.",
         )
     )
-    found.append(_distance(own, oracles))
+    if len(oracles) > 2:
+        found.append(_distance(own, oracles))
     found.append(
         against_oracles(
             "confidence_attack",
@@ -60,12 +65,15 @@ def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split) -> lis
 
 def _distance(own: Evidence, oracles: Sequence[Evidence]) -> Measure:
     margins = [other.margins for other in oracles]
-    held_out = [margin_distance(one, margins[:i] + margins[i + 1 :]) for i, one in enumerate(margins)]
+    others = [margins[:i] + margins[i + 1 :] for i in range(len(margins))]
+    # the network too is held against one oracle less at a time: the mean of more oracles is closer to anything
+    away = float(np.mean([margin_distance(own.margins, rest) for rest in others]))
     return against_oracles(
         "forget_margin_distance",
-        margin_distance(own.margins, margins),
-        held_out,
+        away,
+        [margin_distance(one, rest) for one, rest in zip(margins, others, strict=True)],
         resolution=0.0,
+        among=len(DECIDING),
         sentence="How far, row by row, the log-odds of the forget rows lie from the oracles' (root mean square, in "
         "units of their spread), minus the same for each oracle held against the others.",
     )

@@ -45,6 +45,13 @@ class Unlearned:
     cost: Cost
     seed: int
 
+    def __repr__(self) -> str:
+        share = "" if self.cost.retraining_share is None else f", {self.cost.retraining_share:.0%} of a retraining"
+        return (
+            f"Unlearned({self.recipe}, {self.mask.num_selected:,} of {self.mask.num_parameters:,} weights allowed to change, "
+            f"{self.cost.seconds:.2f} s{share}, frozen digest {self.frozen_digest[:12]}…)"
+        )
+
     def save(self, directory: str | Path) -> list[str]:
         """Write `model.safetensors`, `mask.safetensors` and `patch.safetensors` into a directory; give their names.
 

@@ -21,14 +21,15 @@ class Cost:
         trained_rows: examples passed forward and backward.
         forward_rows: examples passed forward only.
         seconds: wall time.
-        peak_bytes: largest resident memory of the process beyond what it had at the start, None where not measured.
-        retraining_share: gradient rows as a fraction of what retraining takes; None where the training plan is not known.
+        peak_bytes: growth of the process's peak resident memory; 0 if something earlier in the process took more.
+        retraining_share: rows passed forward and backward, as a fraction of a retraining's; None where the training plan
+            is not known.
     """
 
     trained_rows: int = 0
     forward_rows: int = 0
     seconds: float = 0.0
-    peak_bytes: int | None = None
+    peak_bytes: int = 0
     retraining_share: float | None = None
 
     def count(self, *, trained: int = 0, forward: int = 0) -> None:

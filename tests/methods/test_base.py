@@ -1,0 +1,120 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from excise.data import Split
+from excise.masks import Mask
+from excise.methods import Iterative, Method, OneShot
+from excise.train import TrainPlan
+from tests.cases import CASES
+from tests.probes import Watched, engine_for, raw, same_bytes, snapshot
+
+FORGET = [1, 4, 5]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both(Iterative):
+    """A user's own: descend on retain, ascend on forget, with a weight."""
+
+    plan: TrainPlan
+    weight: float = 0.5
+    streams: ClassVar = ("retain", "forget")
+
+    def objective(self, step):
+        return step.mean_loss("retain") - self.weight * step.mean_loss("forget")
+
+    def batch_sizes(self):
+        return {"forget": 2}
+
+
+@dataclass(frozen=True)
+class Doubled(OneShot):
+    """Twice every weight of the named parameters."""
+
+    names: tuple[str, ...]
+
+    @property
+    def needs(self):
+        return frozenset()
+
+    def edit(self, model, split, engine):
+        own = dict(model.named_parameters())
+        return {name: 2 * own[name].detach() for name in self.names}
+
+
+def problem():
+    return CASES["mlp"].make(), Split(CASES["mlp"].data(12), forget=FORGET)
+
+
+def test_an_iterative_method_is_its_objective_run_by_the_loop():
+    model, split = problem()
+    inputs, labels = CASES["mlp"].data(12)
+    other = CASES["mlp"].make()
+    plan = TrainPlan(epochs=2, lr=0.1, batch_size=20, shuffle=False, schedule="constant")
+    Both(plan=plan).unlearn_(model, split, Mask.full(model), engine_for(model))
+    retain = [row for row in range(12) if row not in FORGET]
+    made = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):  # one step an epoch: nine retain rows, the first two forget rows
+        made.zero_grad()
+        loss = torch.nn.functional.cross_entropy
+        (loss(other(inputs[retain]), labels[retain]) - 0.5 * loss(other(inputs[[1, 4]]), labels[[1, 4]])).backward()
+        made.step()
+    for key, value in snapshot(other).items():
+        torch.testing.assert_close(snapshot(model)[key], value, rtol=1e-12, atol=1e-12)
+
+
+def test_an_iterative_method_needs_the_rows_it_streams_and_runs_under_its_own_name():
+    method = Both(plan=TrainPlan(epochs=2, lr=0.1))
+    assert method.needs == {"retain", "forget"}
+    assert method.statistics == "follow-mask"
+    assert not method.trains_head
+    model, split = problem()
+    engine = engine_for(model)
+    method.unlearn_(model, split, Mask.full(model), engine)
+    assert [(trace.stage, trace.epoch) for trace in engine.trace] == [("Both", 0), ("Both", 1)]
+    assert engine.cost.trained_rows == 2 * (9 + 2)
+
+
+def test_a_one_shot_edit_is_written_inside_the_mask_only():
+    model, split = problem()
+    before = snapshot(model)
+    rows = torch.arange(10) % 3 == 0
+    mask = Mask.from_tensors(
+        {
+            key: rows.reshape(-1, *(1,) * (value.ndim - 1)).expand(value.shape).clone()
+            if key.startswith("0.")
+            else torch.ones(value.shape, dtype=torch.bool)
+            for key, value in model.named_parameters()
+        }
+    )
+    Doubled(("0.weight", "2.bias")).unlearn_(model, split, mask, engine_for(model))
+    for key, value in snapshot(model).items():
+        wanted = before[key].clone()
+        if key == "0.weight":
+            wanted[rows] *= 2
+        if key == "2.bias":
+            wanted *= 2
+        assert torch.equal(raw(value), raw(wanted)), key
+
+
+def test_an_edit_reads_the_network_and_does_not_change_it():
+    model, split = problem()
+    before = snapshot(model)
+    found = Doubled(("0.weight",)).edit(model, split, engine_for(model))
+    assert same_bytes(before, snapshot(model))
+    assert torch.equal(found["0.weight"], 2 * before["0.weight"])
+
+
+def test_what_a_method_does_not_need_it_does_not_touch():
+    watched = Watched(*CASES["mlp"].data(12), forbidden=range(12))
+    model = CASES["mlp"].make()
+    Doubled(("0.weight",)).unlearn_(model, Split(watched, forget=FORGET), Mask.full(model), engine_for(model))
+    assert watched.read == []
+
+
+@pytest.mark.parametrize("base", [Method, Iterative, OneShot])
+def test_the_bases_are_abstract(base):
+    with pytest.raises(TypeError, match="abstract"):
+        base()

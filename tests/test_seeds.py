@@ -1,0 +1,112 @@
+import hashlib
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from excise import seeds
+
+words = st.one_of(st.integers(0, 50), st.text("abcdefgh-", min_size=1, max_size=6))
+purposes = st.tuples(st.integers(-5, 50), st.lists(words, max_size=3).map(tuple))
+
+
+def states():
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the legacy generator is what is tested
+
+
+def equal(one, other):
+    return (
+        torch.equal(one[0], other[0])
+        and all(np.array_equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+        and one[2] == other[2]
+    )
+
+
+def draws():
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]  # noqa: NPY002
+
+
+@given(purposes, purposes)
+def test_different_purposes_have_different_seeds(one, other):
+    seed_one, seed_other = seeds.derive(one[0], *one[1]), seeds.derive(other[0], *other[1])
+    spelled = [(str(seed), *map(str, words)) for seed, words in (one, other)]
+    assert (seed_one == seed_other) == (spelled[0] == spelled[1])
+    assert 0 <= seed_one < 2**63
+
+
+def test_a_seed_is_the_first_63_bits_of_a_hash_of_the_words():
+    whole = int(hashlib.sha256(b"7\x1foracle\x1f3").hexdigest(), 16)
+    assert seeds.derive(7, "oracle", 3) == whole >> (256 - 63)
+
+
+def test_the_border_between_words_counts():
+    assert (
+        len({seeds.derive(1, "ab", "c"), seeds.derive(1, "a", "bc"), seeds.derive(1, "abc"), seeds.derive(11, "bc")})
+        == 4
+    )
+
+
+def test_seeds_of_neighbouring_runs_look_unrelated():
+    bits = np.array([[seeds.derive(seed, "loop") >> bit & 1 for bit in range(63)] for seed in range(400)])
+    # 63 means of 400 fair coins: a deviation of 5 standard errors has a chance of 4e-5 in all
+    assert np.abs(bits.mean(0) - 0.5).max() < 5 * 0.5 / np.sqrt(400)
+    flips = (bits[1:] != bits[:-1]).mean()
+    assert abs(flips - 0.5) < 5 * 0.5 / np.sqrt(399 * 63)
+
+
+def test_a_generator_is_the_seeded_one_and_moves_nothing_global():
+    before = states()
+    twin = torch.Generator().manual_seed(seeds.derive(3, "x"))
+    assert torch.equal(torch.rand(5, generator=seeds.generator(3, "x")), torch.rand(5, generator=twin))
+    assert not torch.equal(
+        torch.rand(5, generator=seeds.generator(3, "x")), torch.rand(5, generator=seeds.generator(3, "y"))
+    )
+    assert equal(states(), before)
+
+
+def test_the_same_seed_gives_the_same_numbers_whatever_was_drawn_before():
+    with seeds.isolated(4, "a"):
+        first = draws()
+    draws()
+    with seeds.isolated(4, "a"):
+        assert draws() == first
+    with seeds.isolated(4, "b"):
+        other = draws()
+    with seeds.isolated(5, "a"):
+        another = draws()
+    for stream in range(3):
+        assert len({tuple(numbers[stream]) for numbers in (first, other, another)}) == 3
+
+
+def test_the_global_generators_go_on_as_if_nothing_had_happened():
+    before = states()
+    with seeds.isolated(0):
+        draws()
+        with seeds.isolated(1, "inner"):
+            draws()
+        inner = states()
+        with seeds.isolated(2):
+            torch.manual_seed(9)
+            np.random.seed(9)  # noqa: NPY002
+            random.seed(9)
+        assert equal(states(), inner)
+    assert equal(states(), before)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_the_global_generators_are_restored_after_a_failure(kind):
+    before = states()
+    with pytest.raises(kind, match="inside"), seeds.isolated(0, "x"):
+        draws()
+        raise kind("inside")
+    assert equal(states(), before)
+
+
+def test_it_can_decorate_a_function_that_draws():
+    before = states()
+    drawn = [seeds.isolated(8)(draws)() for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert equal(states(), before)

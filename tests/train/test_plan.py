@@ -1,0 +1,107 @@
+import math
+
+import msgspec
+import pytest
+import torch
+
+from excise import errors
+from excise.train import TrainPlan
+from excise.train.plan import IMPLEMENTATIONS, OPTIMIZERS
+
+
+def naive_sgd(weight, gradients, lr, *, momentum, decay):
+    velocity = torch.zeros_like(weight)
+    for number, gradient in enumerate(gradients):
+        slope = gradient + decay * weight
+        velocity = slope if number == 0 else momentum * velocity + slope
+        weight = weight - lr * velocity
+    return weight
+
+
+def naive_adam(weight, gradients, lr, *, decay, decoupled):
+    """Kingma and Ba 2015, algorithm 1; Loshchilov and Hutter 2019, algorithm 2, for the decoupled decay."""
+    first = second = torch.zeros_like(weight)
+    for number, gradient in enumerate(gradients, start=1):
+        slope = gradient if decoupled else gradient + decay * weight
+        weight = weight * (1 - lr * decay) if decoupled else weight
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        unbiased = first / (1 - 0.9**number), second / (1 - 0.999**number)
+        weight = weight - lr * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+    return weight
+
+
+TWINS = {
+    "sgd": lambda weight, gradients: naive_sgd(weight, gradients, 0.1, momentum=0.8, decay=0.03),
+    "adam": lambda weight, gradients: naive_adam(weight, gradients, 0.1, decay=0.03, decoupled=False),
+    "adamw": lambda weight, gradients: naive_adam(weight, gradients, 0.1, decay=0.03, decoupled=True),
+}
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_optimizer_follows_its_papers_update(optimizer, implementation):
+    draws = torch.Generator().manual_seed(0)
+    start = torch.randn(7, generator=draws, dtype=torch.float64)
+    gradients = torch.randn(4, 7, generator=draws, dtype=torch.float64)
+    plan = TrainPlan(
+        epochs=1, lr=0.1, optimizer=optimizer, momentum=0.8, weight_decay=0.03, implementation=implementation
+    )
+    weight = start.clone().requires_grad_()
+    made = plan.make_optimizer([weight])
+    for gradient in gradients:
+        weight.grad = gradient.clone()
+        made.step()
+    # 1e-12: the order of float64 operations inside torch's loops
+    torch.testing.assert_close(weight.detach(), TWINS[optimizer](start, gradients), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_asked_for_loop_is_the_one_that_runs(optimizer, implementation):
+    made = TrainPlan(epochs=1, lr=0.1, optimizer=optimizer, implementation=implementation).make_optimizer(
+        [torch.zeros(2, requires_grad=True)]
+    )
+    assert {name for name in ("foreach", "fused") if made.defaults[name]} == {implementation} - {"default"}
+
+
+def test_the_cosine_starts_at_lr_and_ends_one_step_before_its_floor():
+    plan = TrainPlan(epochs=4, lr=0.2, final_lr_fraction=0.1)
+    assert plan.lr_at(0) == pytest.approx(0.2, rel=1e-15)
+    assert plan.lr_at(2) == pytest.approx(0.2 * (0.1 + 1) / 2, rel=1e-15)  # half way: the mean of start and floor
+    assert plan.lr_at(4) == pytest.approx(0.02, rel=1e-15)
+    half = math.sqrt(0.5)
+    assert [plan.lr_at(epoch) for epoch in (1, 3)] == pytest.approx([0.11 + 0.09 * half, 0.11 - 0.09 * half], rel=1e-14)
+
+
+def test_a_constant_schedule_is_constant():
+    plan = TrainPlan(epochs=4, lr=0.2, schedule="constant")
+    assert {plan.lr_at(epoch) for epoch in range(4)} == {0.2}
+
+
+def test_a_plan_survives_being_saved():
+    plan = TrainPlan(epochs=3, lr=0.1, optimizer="adamw", clip_norm=0.5, shuffle=False, implementation="fused")
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=TrainPlan) == plan
+    with pytest.raises(msgspec.ValidationError, match="unknown field `epoch`"):
+        msgspec.json.decode(b'{"epochs": 1, "lr": 0.1, "epoch": 2}', type=TrainPlan)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs: expected an integer of at least 1, found 0"),
+        ({"epochs": 1.5}, "epochs: expected an integer of at least 1, found 1.5"),
+        ({"batch_size": True}, "batch_size: expected an integer of at least 1, found True"),
+        ({"lr": -0.1}, "lr: expected a finite number of at least 0, found -0.1"),
+        ({"lr": math.nan}, "lr: expected a finite number of at least 0, found nan"),
+        ({"momentum": math.inf}, "momentum: expected a finite number of at least 0, found inf"),
+        ({"weight_decay": -1}, "weight_decay: expected a finite number of at least 0, found -1"),
+        ({"final_lr_fraction": "a"}, "final_lr_fraction: expected a finite number of at least 0, found 'a'"),
+        ({"clip_norm": -1.0}, "clip_norm: expected a finite number of at least 0, found -1.0"),
+        ({"optimizer": "lars"}, "optimizer: expected one of sgd, adam, adamw, found 'lars'"),
+        ({"schedule": "step"}, "schedule: expected one of constant, cosine, found 'step'"),
+        ({"implementation": "jit"}, "implementation: expected one of default, foreach, fused, found 'jit'"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(wrong, message):
+    with pytest.raises(errors.BadRequest, match=f"^{message}$"):
+        TrainPlan(**{"epochs": 1, "lr": 0.1, **wrong})
