@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-import excise.pipeline  # here, since the first import of sklearn.svm draws from Python's global generator
+import excise.pipeline  # noqa: F401 - here, since the first import of sklearn.svm draws from Python's global generator
 from excise.masks import Mask
 from excise.train import Engine, Task
 
@@ -105,6 +105,20 @@ def touched(model):
     return model
 
 
+class Bag(nn.Module):
+    """A bag of tokens, for the rows of the tied case; its embedding gives dense or sparse gradients of the same values."""
+
+    def __init__(self, *, sparse):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 6, sparse=sparse), nn.Linear(6, 11)
+        draws = torch.Generator().manual_seed(3)
+        for value in self.parameters():
+            value.data = torch.randn(value.shape, generator=draws, dtype=torch.float64)
+
+    def forward(self, inputs):
+        return self.head(self.embed(inputs).mean(1))
+
+
 def as_module(function, *parameters):
     """Make a network of a function of the batch, with parameters that it may close over."""
 
@@ -117,3 +131,27 @@ def as_module(function, *parameters):
             return function(inputs)
 
     return Made()
+
+
+KINDS = ("rows", "weights", "mixed", "modules")
+
+
+def spelled_out(model, kind, seed=5):
+    """Give a mask of a kind as full-size booleans: rows, weights, modules, or all kinds in turn."""
+    draws = torch.Generator().manual_seed(seed)
+    first = next(
+        name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
+    )
+    tensors = {}
+    for place, (name, value) in enumerate(model.named_parameters()):
+        rows = torch.rand(value.shape[0], generator=draws) < 0.5
+        rows[torch.randint(value.shape[0], (), generator=draws)] = True
+        weights = torch.rand(value.shape, generator=draws) < 0.5
+        kinds = {
+            "rows": rows.reshape(-1, *(1,) * (value.ndim - 1)).expand(value.shape),
+            "weights": weights,
+            "modules": torch.full(value.shape, name.rpartition(".")[0] != first and place % 3 != 0),
+            "nothing": torch.zeros(value.shape, dtype=torch.bool),
+        }
+        tensors[name] = kinds[kind if kind != "mixed" else ("rows", "nothing", "weights", "modules")[place % 4]].clone()
+    return tensors

@@ -33,6 +33,7 @@ STEPS = [
     {"patch"},
     {"data", "networks"},
     {"train"},
+    {"curvature"},  # beside train in the guide; it needs the engine's tasks and counts
     {"localize", "methods", "oracles"},
     {"observe"},
     {"measure"},

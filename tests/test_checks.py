@@ -92,7 +92,7 @@ def test_the_input_is_neither_kept_nor_changed():
         (7, "found int"),
         (None, "found NoneType"),
         ({1: 2}, "found dict"),
-        ((i for i in range(3)), "found generator"),
+        pytest.param((i for i in range(3)), "found generator", id="generator"),
         ([True, 1], "integers and booleans mixed"),
         ([1.0, 2.0], "values of type float64; convert them to integers first"),
         (np.array([1.5]), "values of type float64"),

@@ -308,6 +308,9 @@ def test_a_long_list_of_differences_is_cut():
     with pytest.raises(errors.MaskMismatch, match="and 6 more") as caught:
         Mask({}, {}).require_fit(model)
     assert str(caught.value).count("not in the mask") == 10
+    with pytest.raises(errors.MaskMismatch) as caught:
+        Mask({}, {}).require_fit(model[:5])
+    assert str(caught.value).count("not in the mask") == 10 and "more" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["constant", "rows", "free"])

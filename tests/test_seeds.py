@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excise import seeds
+from excise import params, seeds
+from tests.cases import CASES
 
 words = st.one_of(st.integers(0, 50), st.text("abcdefgh-", min_size=1, max_size=6))
 purposes = st.tuples(st.integers(-5, 50), st.lists(words, max_size=3).map(tuple))
@@ -109,4 +110,13 @@ def test_it_can_decorate_a_function_that_draws():
     before = states()
     drawn = [seeds.isolated(8)(draws)() for _ in range(2)]
     assert drawn[0] == drawn[1]
+    assert equal(states(), before)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_table_of_networks_moves_nothing_global_and_repeats(case):
+    before = states()
+    digests = {params.model_digest(case.make()) for _ in range(2)}
+    data = {params.digest(dict(zip("xy", case.data(9), strict=True))) for _ in range(2)}
+    assert len(digests) == len(data) == 1
     assert equal(states(), before)

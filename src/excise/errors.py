@@ -75,7 +75,7 @@ class Diverged(ExciseError):
     """A loss or a weight stopped being finite.
 
     Attributes:
-        last_finite: the state dict at the end of the last epoch in which every parameter was finite, or None.
+        last_finite: the state dict at the end of the last epoch in which everything was finite, or None.
     """
 
     exit_code = 8

@@ -119,10 +119,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise errors.BadData(f"expected weights at {path}, found no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # torch's own words tell how to run the code after all
         raise errors.BadData(
-            f"{path} cannot be read without running code from it, or is damaged ({first[:160]}); "
+            f"{path} cannot be read without running code from it, or is damaged ({type(error).__name__}); "
             "save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
@@ -236,13 +235,22 @@ def commitment(ids: Tensor) -> str:
 
     A plain hash of a few row numbers is undone by trying them all. The key is 32 random bytes in a file readable by its
     owner only, outside any run directory (`$XDG_STATE_HOME/excise/key`, usually `~/.local/state/excise/key`).
+
+    Raises:
+        errors.DiskError: the key can neither be read nor written.
     """
     return hmac.new(_commitment_key(), params.raw_bytes(ids), hashlib.sha256).hexdigest()
 
 
 def _commitment_key() -> bytes:
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = home / "excise" / "key"
-    if not path.exists():
-        write_bytes(path, secrets.token_bytes(32))
-    return path.read_bytes()
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        path = home / "excise" / "key"
+        if not path.exists():
+            write_bytes(path, secrets.token_bytes(32))
+        return path.read_bytes()
+    except (OSError, RuntimeError) as error:  # no home directory is a RuntimeError
+        raise errors.DiskError(
+            f"the key that hides row ids in records cannot be kept: {error}; set XDG_STATE_HOME to a directory that may be "
+            "written"
+        ) from error

@@ -23,6 +23,9 @@ class Map(Dataset):
     def __len__(self):
         return self.num_rows
 
+    def __repr__(self):  # in a test's id, which must be the same in every process
+        return f"Map({self.num_rows})"
+
     def __getitem__(self, index):
         return INPUTS[index], int(LABELS[index])
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from excise.data import Split
 from excise.localize import Gradient, Magnitude, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Ascend, Finetune, Reset, Sequence, WithHead
+from excise.methods import Ascend, Contrast, Dampen, Finetune, Influence, Reset, Sequence, Sparsify, WithHead
 from excise.params import named_parameters
 from excise.train import Engine, Task, TrainPlan
 
@@ -104,27 +104,44 @@ def test_whole_channels_are_the_references_mask_without_its_cut_row():
     assert cut.num_selected == int(0.3 * 14490)
 
 
-RUNS = ("reset_finetune", "finetune", "finetune_masked", "gradient_ascent")
+MASKED = ("reset_finetune", "finetune_masked", "negrad_plus_masked")
+CONSTANT = ("negrad_plus", "negrad_plus_masked", "gradient_ascent")
+TRAINED = ("reset_finetune", "finetune", "finetune_masked", "negrad_plus", "negrad_plus_masked", "l1_sparse")
+ONE_SHOT = {
+    "ssd_a10.0_l1.0": Dampen(selection=10.0, importance="batch-means", batch_size=64, forget_batch_size=32),
+    "ssd_a2.0_l1.0": Dampen(selection=2.0, importance="batch-means", batch_size=64, forget_batch_size=32),
+    "wfisher_alpha10": Influence(alpha=10.0, mode="reference"),
+}
+RUNS = (*TRAINED, "gradient_ascent", *ONE_SHOT)
+
+
+def iterative(name, plan, init):
+    if name == "reset_finetune":
+        return Sequence((Reset(to=init), WithHead(Finetune(plan=plan, buffers="adapt"))))
+    if name == "gradient_ascent":
+        return Ascend(plan=plan, pace="retain", buffers="adapt", forget_batch_size=32)
+    if name == "l1_sparse":
+        return Sparsify(plan=plan, kappa=7e-5, buffers="adapt")
+    if name.startswith("negrad_plus"):
+        return Contrast(plan=plan, alpha=0.99, buffers="adapt", forget_batch_size=32)
+    return Finetune(plan=plan, buffers="adapt")
+
+
+def method_of(name, which, net, info):
+    if name in ONE_SHOT:
+        return ONE_SHOT[name]
+    schedule = "constant" if name in CONSTANT else "cosine"
+    lr = info[net]["history"][name]["lr"]
+    plan = TrainPlan(epochs=3, lr=lr, schedule=schedule, batch_size=64, shuffle=False, drop_last=True)
+    return iterative(name, plan, named_parameters(network(net, load_file(HERE / which / f"{net}.init.safetensors"))))
 
 
 def run(name, which, net, model, split, info):
-    lr = info[net]["history"][name]["lr"]
-    cosine = name != "gradient_ascent"
-    plan = TrainPlan(
-        epochs=3, lr=lr, schedule="cosine" if cosine else "constant", batch_size=64, shuffle=False, drop_last=True
-    )
     mask = Mask.full(model)
-    if name in ("reset_finetune", "finetune_masked"):
+    if name in MASKED:
         mask = reference_mask(which, net, "weighted_grad", "channel", 0.3, model)
-    init = named_parameters(network(net, load_file(HERE / which / f"{net}.init.safetensors")))
-    method = {
-        "reset_finetune": Sequence((Reset(to=init), WithHead(Finetune(plan=plan, buffers="adapt")))),
-        "finetune": Finetune(plan=plan, buffers="adapt"),
-        "finetune_masked": Finetune(plan=plan, buffers="adapt"),
-        "gradient_ascent": Ascend(plan=plan, pace="retain", buffers="adapt", forget_batch_size=32),
-    }[name]
     ours = engine(model, net)
-    method.unlearn_(model, split, mask, ours)
+    method_of(name, which, net, info).unlearn_(model, split, mask, ours)
     return ours
 
 
@@ -143,6 +160,6 @@ def test_every_end_state_is_the_references(which, net, name):
     for key, value in theirs.items():
         scale = max(float(value.double().abs().max()), 1e-12)
         assert float((state[key].double() - value.double()).abs().max()) <= TOLERANCE * scale, key
-    traced = info[net]["history"][name]["retain_loss"][1:]
-    if name != "gradient_ascent":
+    if name in TRAINED:
+        traced = info[net]["history"][name]["retain_loss"][1:]
         assert [trace.loss for trace in ours.trace] == pytest.approx(traced, rel=TOLERANCE)

@@ -10,7 +10,7 @@ from excise.localize.gradient import accumulated_gradient, require_scoring_optio
 from excise.train import Hooks, Task
 from tests.cases import CASES
 from tests.naive.localization import per_example_gradients
-from tests.probes import LeftAlone, Watched, engine_for, touched
+from tests.probes import Bag, LeftAlone, Watched, engine_for, touched
 
 every_case = pytest.mark.parametrize("name", CASES)
 FORGET = [1, 4, 5, 11, 17]
@@ -123,6 +123,13 @@ def test_a_tied_weight_has_one_score_the_sum_over_its_uses():
 
     parts = torch.autograd.functional.jacobian(loss, (model.embed.weight.detach(),) * 2)
     torch.testing.assert_close(scores["embed.weight"], (parts[0] + parts[1]).abs(), rtol=0.0, atol=1e-14)
+
+
+def test_an_embeddings_sparse_gradient_scores_as_the_dense_one():
+    split = Split(CASES["tied"].data(20), forget=FORGET)
+    dense, sparse = (Gradient(batch_size=2)(Bag(sparse=sparse), split) for sparse in (False, True))
+    assert_scores(sparse, {key: dense[key] for key in dense.names})
+    assert dense["embed.weight"].any()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -16,17 +16,38 @@ def cosine(lr, epoch, epochs, floor=0.01):
     return lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * epoch / epochs)))
 
 
-def naive_fit_(model, inputs, labels, mask, *, batches, epochs, lr, optimizer="sgd", decay=0.0, clip=None, sign=1.0):
-    """Train on the same batches of ids each epoch, cosine per epoch, in place; `mask` is full-size booleans by name, or None."""
+def naive_fit_(
+    model,
+    inputs,
+    labels,
+    mask,
+    *,
+    batches,
+    epochs,
+    lr,
+    optimizer="sgd",
+    decay=0.0,
+    clip=None,
+    sign=1.0,
+    pull=0.0,
+    rest=(),
+):
+    """Train on the same batches of ids each epoch, cosine per epoch, in place.
+
+    `mask` is full-size booleans by name, or None; `pull` adds pull * |theta - 1|^2; the modules named in `rest` run in eval.
+    """
     named = dict(model.named_parameters())
     model.train()
+    for name in rest:
+        model.get_submodule(name).eval()
     chosen = MAKE[optimizer](list(named.values()), lr, decay)
     for epoch in range(epochs):
         for group in chosen.param_groups:
             group["lr"] = cosine(lr, epoch, epochs)
         for batch in batches:
             chosen.zero_grad()
-            (sign * functional.cross_entropy(model(inputs[batch]), labels[batch])).backward()
+            loss = sign * functional.cross_entropy(model(inputs[batch]), labels[batch])
+            (loss + pull * sum((value - 1).pow(2).sum() for value in named.values())).backward()
             masked_step_(named, mask, chosen, clip)
     model.zero_grad()
 

@@ -76,6 +76,11 @@ def test_a_streams_order_does_not_depend_on_its_company():
     assert [flat(epoch) for epoch in alone] == [flat(epoch) for epoch in together]
 
 
+def test_two_streams_of_one_length_are_shuffled_each_in_its_own_way():
+    for epoch in orders(others={"forget": 10}):
+        assert [row - 20 for row in flat(epoch, "forget")] != flat(epoch)
+
+
 def test_without_shuffling_rows_come_in_order_of_id():
     assert all(flat(epoch) == list(range(10)) for epoch in orders(shuffle=False))
 
@@ -233,6 +238,8 @@ def test_observing_moves_the_statistics_by_the_batchs_own_and_nothing_else():
     inputs, labels = CASES["mlp"].data(8)
     before = snapshot(model)
     plan = TrainPlan(epochs=1, lr=0.5, batch_size=8)
+    graphs = []
+    model.register_forward_hook(lambda module, args, out: graphs.append(out.requires_grad))
 
     def objective(step):
         step.observe("retain")
@@ -243,6 +250,7 @@ def test_observing_moves_the_statistics_by_the_batchs_own_and_nothing_else():
     torch.testing.assert_close(model[1].running_mean, 0.1 * hidden.mean(0), rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(model[1].running_var, 0.9 + 0.1 * hidden.var(0), rtol=1e-14, atol=1e-14)
     assert all(torch.equal(raw(before[key]), raw(value)) for key, value in model.named_parameters())
+    assert graphs == [False]  # forward only: nothing is kept for a backward pass
 
 
 def test_a_step_shows_the_objective_what_it_may_look_at():

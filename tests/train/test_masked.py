@@ -12,33 +12,11 @@ from excise.train import TrainPlan, enforced, frozen_digest, held_modules, write
 from excise.train.masked import STATISTICS, MaskedParameters, effective, require_statistics
 from tests.cases import CASES
 from tests.naive.training import MAKE, masked_step_
-from tests.probes import LeftAlone, moved, raw, same_bytes, snapshot, touched
+from tests.probes import KINDS, Bag, LeftAlone, moved, raw, same_bytes, snapshot, spelled_out, touched
 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
-def spelled_out(model, kind, seed=5):
-    """Give a mask of a kind as full-size booleans: rows, weights, modules, or all kinds in turn."""
-    draws = torch.Generator().manual_seed(seed)
-    first = next(
-        name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
-    )
-    tensors = {}
-    for place, (name, value) in enumerate(model.named_parameters()):
-        rows = torch.rand(value.shape[0], generator=draws) < 0.5
-        rows[torch.randint(value.shape[0], (), generator=draws)] = True
-        weights = torch.rand(value.shape, generator=draws) < 0.5
-        kinds = {
-            "rows": rows.reshape(-1, *(1,) * (value.ndim - 1)).expand(value.shape),
-            "weights": weights,
-            "modules": torch.full(value.shape, name.rpartition(".")[0] != first and place % 3 != 0),
-            "nothing": torch.zeros(value.shape, dtype=torch.bool),
-        }
-        tensors[name] = kinds[kind if kind != "mixed" else ("rows", "nothing", "weights", "modules")[place % 4]].clone()
-    return tensors
-
-
-KINDS = ("rows", "weights", "mixed", "modules")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 IMPLEMENTATIONS = ("default", "foreach", "fused")
 
@@ -189,6 +167,29 @@ def test_the_layout_of_weights_in_memory_does_not_matter(layout, kind):
         frozen = ~tensors[key]
         assert torch.equal(raw(value[frozen]), raw(dict(case.make().named_parameters())[key][frozen]))
         torch.testing.assert_close(value, dict(plain.named_parameters())[key], rtol=1e-12, atol=1e-12)  # kernels differ
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sparse_gradients_are_stepped_along_as_dense_ones_are(kind):
+    for optimizer in OPTIMIZERS:
+        found = []
+        for sparse in (False, True):
+            model = Bag(sparse=sparse)
+            tensors = spelled_out(model, kind)
+            if kind == "modules":  # which leaves out the first
+                tensors["embed.weight"] = torch.ones(11, 6, dtype=torch.bool)
+            plan = TrainPlan(epochs=1, lr=0.1, optimizer=optimizer, weight_decay=0.1)
+            with enforced(model, Mask.from_tensors(tensors), "adapt") as free:
+                made = plan.make_optimizer(free.leaves)
+                for _ in range(3):
+                    inputs, labels = CASES["tied"].data(12)
+                    nn.functional.cross_entropy(model(inputs), labels).backward()
+                    assert model.embed.weight.grad.is_sparse is sparse
+                    free.step(made, 1.0)
+                    made.zero_grad()
+            found.append(snapshot(model))
+        for key, value in found[0].items():
+            torch.testing.assert_close(found[1][key], value, rtol=1e-12, atol=1e-12)  # duplicates summed otherwise
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------

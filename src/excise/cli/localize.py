@@ -55,8 +55,8 @@ def run(
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {"out": str(out), **record["result"]}
     to.print(show.modules_table(found["per_module"]))
-    without = sum(fraction == 0 for fraction in found["per_module"].values())
-    nowhere = f"; none in {without} other modules" if without else ""
-    show.say(to, f"{show.percent(found['mask_fraction'])} % of the weights{nowhere}.")
+    fractions = found["per_module"].values()
+    where = f"in {sum(fraction > 0 for fraction in fractions)} of {len(fractions)} modules"
+    show.say(to, f"{show.percent(found['mask_fraction'])} % of the weights, {where}.")
     show.say(to, f"Wrote {out / MASK}")
     return found, 0

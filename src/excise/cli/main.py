@@ -224,7 +224,7 @@ def call(words: Sequence[str]) -> int:
         del options["config"]
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # users' code may print
             found, code = importlib.import_module(f"excise.cli.{room}").run(**options)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, _Terminated) as error:
         if debug:
             traceback.print_exc()
         message, code = _explained(error)
@@ -238,24 +238,25 @@ def call(words: Sequence[str]) -> int:
 
 def _explained(error: BaseException) -> tuple[str, int]:
     """Give the message and the exit code of whatever was raised."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, errors.ExciseError):
-        return str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
+    text, cause = f"{type(error).__name__}: {error}", error.__cause__ or error
+    if isinstance(error, _Terminated | KeyboardInterrupt):
         word, code = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
         return f"{word}; nothing is half-written; give the same command again to go on", code
+    if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and "allocate" in str(cause)):  # torch's own
+        return f"out of memory ({type(cause).__name__}: {cause}); take smaller batches", errors.OutOfMemory.exit_code
+    if isinstance(error, errors.ExciseError):
+        return str(error), error.exit_code
     if hasattr(error, "format_message"):  # the parser's; no name for its class fits all versions of typer
         context = getattr(error, "ctx", None)
-        usage = f"see {context.command_path if context else 'excise'} --help"
-        return f"{error.format_message().rstrip('.')}; {usage}", errors.BadRequest.exit_code
-    if isinstance(error, MemoryError) or ("memory" in text and "alloc" in text):  # torch has no class for it on the CPU
-        return f"out of memory ({text.splitlines()[0]}); take a smaller batch_size", errors.OutOfMemory.exit_code
+        message = error.format_message().replace(" (env var: 'None')", "").rstrip(".")  # as typer before 0.22 writes
+        usage = f"(see {context.command_path if context else 'excise'} --help)"
+        return f"{message} {usage}", errors.BadRequest.exit_code
     if isinstance(error, OSError):
         return text, errors.DiskError.exit_code
     return f"an error that excise did not foresee: {text}; give --debug to see where", errors.ExciseError.exit_code
 
 
-class _Terminated(KeyboardInterrupt):
+class _Terminated(BaseException):
     """SIGTERM: stops whatever is running as Ctrl-C does, so that everything is put away."""
 
 

@@ -144,7 +144,8 @@ def _marked(row: Mapping[str, Any], part: str) -> str:
 
 def measures_table(measures: Sequence[Mapping[str, Any]]) -> Table:
     """Give an audit's measures; fits 80 columns."""
-    table = plain_table("gap to the oracles", "value", "95% interval", "an oracle's", "p", "detectable")
+    table = plain_table("gap to the oracles", "value", "95% interval", "oracle's", "p", "detectable")
+    table.padding = (0, 1, 0, 0)
     for one in measures:
         table.add_row(
             one["name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import sys
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from excise import checks, errors, params, store
 from excise.data import Split
@@ -78,7 +80,10 @@ def read_problem(
     train, held_out, known = read_data(data, test, data_root)
     fresh, network = build_model(model, known)
     params.load_strictly_(network, state, str(weights))
-    split = Split(train, forget=read_ids(forget, len(as_source(train))), test=held_out)
+    num_rows = len(as_source(train))
+    if num_rows == 0:
+        raise errors.BadData(f"--data: expected training rows, found an empty data set in {data}")
+    split = Split(train, forget=read_ids(forget, num_rows), test=held_out)
     request = {
         "model": model,
         "weights": str(weights),
@@ -262,7 +267,15 @@ def read_plan(words: str | None) -> TrainPlan | TrainFunction | None:
             f"--plan: expected {words} to be an excise.TrainPlan or train(model, dataset, seed) -> model, found "
             f"{type(found).__name__}"
         )
-    return found
+    return found if isinstance(found, TrainPlan) else _told_as_theirs(found, f"--plan: {words}()")
+
+
+def _told_as_theirs(train: TrainFunction, what: str) -> TrainFunction:
+    @functools.wraps(train)
+    def told(model: nn.Module, rows: Dataset[Any], seed: int) -> nn.Module:
+        return _theirs(lambda: train(model, rows, seed), what)
+
+    return told
 
 
 def _plan_in(path: Path) -> TrainPlan:

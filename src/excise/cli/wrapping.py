@@ -8,10 +8,9 @@ import textwrap
 def wrapped(text: str, width: int) -> str:
     """Break each line of `text` that is longer than `width`; what continues a line is indented as it is.
 
-    >>> print(wrapped("one two\\n  three four five", 12))
-    one two
-      three four
-      five
+    >>> print(wrapped("  a path that is long enough to be broken", 24))
+      a path that is long
+      enough to be broken
     """
     return "\n".join(_broken(line, width) for line in text.splitlines())
 

@@ -90,7 +90,7 @@ def accumulated_gradient(
             engine.cost.count(trained=len(batch))
             engine.hooks.on_step()
         found = {
-            name: value.grad if value.grad is not None else torch.zeros_like(value)
+            name: value.grad.to_dense() if value.grad is not None else torch.zeros_like(value)
             for name, value in own.items()
             if value.requires_grad
         }

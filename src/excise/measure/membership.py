@@ -10,7 +10,7 @@ from excise import errors
 
 
 def confidences(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Give the softmax probability of each row's target, `[examples]` in [0, 1]; NaN where logits are not finite."""
+    """Give the softmax probability of each row's target, `[examples]` in [0, 1]; NaN where infinite logits leave it undefined."""
     with np.errstate(invalid="ignore"):
         surprise = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
     return np.asarray(np.exp(surprise[np.arange(len(targets)), targets]))

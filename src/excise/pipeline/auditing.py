@@ -65,7 +65,9 @@ class Audit:
 
     def __repr__(self) -> str:
         controls = ", ".join(f"{name} {outcome}" for name, outcome in self.controls.items())
-        return f"Audit({self.verdict}; {len(self.oracles.evidence)} oracles; controls: {controls}; {self.seconds:.1f} s)"
+        return (
+            f"Audit({self.verdict}; {len(self.oracles.evidence)} oracles; controls: {controls}; {self.seconds:.1f} s)"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Give verdict, reasons, controls and measures as plain values. Holds no row ids and no per-row number."""
@@ -140,6 +142,8 @@ def audit(
         errors.Diverged: an oracle's training did.
     """
     checks.require_positive_int("oracles", oracles)
+    if not isinstance(unlearned, Unlearned):
+        raise errors.BadRequest(f"unlearned: expected what excise.unlearn gives, found {type(unlearned).__name__}")
     if not isinstance(plan, TrainPlan) and not callable(plan):
         raise errors.BadRequest(
             "plan: expected how the network was trained, excise.TrainPlan(epochs=, lr=, ...) or a callable "

@@ -63,6 +63,7 @@ def unlearn(
         errors.Diverged: the loss or a weight stopped being finite; carries the last finite state.
         errors.Refused: something outside the mask moved (a method wrote where it must not); there is no result then.
     """
+    _require_kinds(model, split, mask)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
     with seeds.isolated(seed, "unlearn"):
@@ -97,6 +98,15 @@ def unlearn(
         cost=engine.cost,
         seed=seed,
     )
+
+
+def _require_kinds(model: object, split: object, mask: object) -> None:
+    for name, value, kind in (("model", model, nn.Module), ("split", split, Split), ("mask", mask, Mask)):
+        if not (isinstance(value, kind) or (value is None and name == "mask")):
+            raise errors.BadRequest(
+                f"{name}: expected a {kind.__name__}, found {type(value).__name__}; "
+                "call unlearn(model, split, recipe, mask=...)"
+            )
 
 
 def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
@@ -144,7 +154,10 @@ def _require_kept(model: nn.Module, work: nn.Module, allowed: Mask, how: Recipe,
         name for name, value in work.state_dict().items() if bool((held[name].isfinite() & ~value.isfinite()).any())
     ]
     if broken:
-        raise errors.Diverged(f"{how.name}: {broken[0]!r} holds values that are not finite; the original is untouched")
+        raise errors.Diverged(
+            f"{how.name}: {broken[0]!r} holds values that are not finite; the original is untouched",
+            params.state_of(model),
+        )
     return after
 
 

@@ -78,6 +78,7 @@ def section(
         num_oracles=len(oracles.evidence),
         bands=bands(oracles),
         attack_band=_band([one.attack for one in oracles.evidence]),
+        oracle_seconds=oracles.mean_seconds,
         rows=list(rows),
         histogram_edges=edges.tolist(),
         histograms=[

@@ -55,7 +55,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         gap: unlearned minus oracles' mean, for any of `forget`, `retain` and `test`.
         attack: result of the membership attack, or None when it was not run.
         seconds: wall-clock time of the recipe.
-        retraining_share: `seconds` as a share of a retraining's, or None when no retraining was timed.
+        retraining_share: rows passed forward and backward, as a share of a retraining's, or None where that is not known.
         note: a remark shown under the name.
     """
 
@@ -107,6 +107,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         num_oracles: number of networks trained without the forget rows.
         bands: the oracles' accuracies, for any of `forget`, `retain` and `test`.
         attack_band: the oracles under the membership attack, or None.
+        oracle_seconds: mean wall-clock time of one retraining, or None.
         rows: one per recipe.
         histogram_edges: edges of the loss bins, positive and increasing, one more than there are bins.
         histograms: counts over these bins.
@@ -122,6 +123,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     num_oracles: Count
     bands: Mapping[str, Band] = {}
     attack_band: Band | None = None
+    oracle_seconds: Amount | None = None
     rows: Sequence[Row] = []
     histogram_edges: Sequence[float] = []
     histograms: Sequence[Histogram] = []

@@ -80,8 +80,8 @@ def fit_(
         batch_sizes: examples a batch of a stream, where not the plan's.
 
     Raises:
-        errors.Diverged: the objective or a weight stopped being finite; carries the state after the last sound epoch, which
-            is also what `model` then holds.
+        errors.Diverged: the objective, a weight or a buffer stopped being finite; carries the state after the last sound
+            epoch, which is also what `model` then holds.
     """
     pace, others = next(iter(streams)), list(streams)[1:]
     single = next(model.buffers(), None) is None  # batch statistics need two rows
@@ -125,6 +125,9 @@ class _Sound:
     def keep(self, stage: str, epoch: int) -> None:
         if not self._free.finite():
             self._stop(f"{stage}: a weight stopped being finite in epoch {epoch + 1}")
+        for name, buffer in self._model.named_buffers():
+            if bool((self._buffers[name].isfinite() & ~buffer.isfinite()).any()):  # one may be built of infinities
+                self._stop(f"{stage}: buffer {name!r} stopped being finite in epoch {epoch + 1}")
         for kept, value in zip(self._values, self._free.leaves, strict=True):
             kept.copy_(value.detach())
         for name, buffer in self._model.named_buffers():

@@ -68,7 +68,8 @@ class _Whole(_Part):
         self.leaf = parameter
 
     def gather_gradient(self) -> None:
-        return None
+        if self.leaf.grad is not None:
+            self.leaf.grad = self.leaf.grad.to_dense()  # itself, but for an embedding's sparse gradient
 
     def write_back(self) -> None:
         return None
@@ -88,7 +89,7 @@ class _Chosen(_Part):
 
     def gather_gradient(self) -> None:
         gradient = self._parameter.grad
-        self.leaf.grad = None if gradient is None else self._view(gradient).index_select(0, self._index)
+        self.leaf.grad = None if gradient is None else self._view(gradient.to_dense()).index_select(0, self._index)
         self._parameter.grad = None
 
     def write_back(self) -> None:

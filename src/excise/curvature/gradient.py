@@ -1,0 +1,166 @@
+"""Gradients of rows' losses in eval mode: a batch's mean, every row's mean, or one for each example.
+
+A gradient is `dict[str, Tensor]` over the parameters that require one. Nothing of the network is changed: gradients are
+returned, never accumulated in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from excise import errors, params
+from excise.data.batches import Batch, batches, num_batches
+from excise.data.rows import Rows
+from excise.train.engine import Engine
+from excise.train.task import Task, device_of
+
+Gradient = dict[str, Tensor]
+
+MAX_VALUES = 2**25  # of example gradients held at once: 128 MiB in float32, and a few times that while they are made
+MAX_EXAMPLES = 64  # beyond, nothing is gained
+MIN_EXAMPLES = 8  # below, examples one at a time are faster (a CPU, ResNet-18: 1.6 batched passes against 3)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Give the parameters that require a gradient, by name."""
+    return {name: value for name, value in params.named_parameters(model).items() if value.requires_grad}
+
+
+def flat(gradient: Mapping[str, Tensor], *, stacked: bool = False) -> Tensor:
+    """Give a gradient as one vector `[params]`, or stacked ones as `[examples, params]`."""
+    return torch.cat([value.flatten(int(stacked)) for value in gradient.values()], int(stacked))
+
+
+@contextmanager
+def resting(model: nn.Module) -> Iterator[None]:
+    """Put a network in eval mode with gradients enabled; modes are restored afterwards, also on failure."""
+    with params.modes_restored(model), torch.enable_grad():
+        model.eval()
+        yield
+
+
+def batch_gradients(model: nn.Module, rows: Rows, engine: Engine, batch_size: int) -> Iterator[tuple[int, Gradient]]:
+    """Give each batch's number of rows and the gradient of its mean loss. To be called inside `resting`.
+
+    Raises:
+        errors.Diverged: a loss is not finite.
+    """
+    own = trainable(model)
+    for batch in batches(rows, batch_size, device_of(model)):
+        losses = engine.task.losses(model, batch)
+        _require_finite(losses)
+        found = torch.autograd.grad(losses.mean(), list(own.values()), allow_unused=True, materialize_grads=True)
+        engine.cost.count(trained=len(batch))
+        yield len(batch), dict(zip(own, found, strict=True))
+
+
+def mean_gradient(model: nn.Module, rows: Rows, engine: Engine, *, batch_size: int) -> Gradient:
+    """Give the gradient of the mean loss over all rows; it does not depend on the batch size beyond rounding.
+
+    Cost: one pass forward and backward. Memory: two gradients.
+
+    Raises:
+        errors.Diverged: a loss is not finite.
+    """
+    total = {name: torch.zeros_like(value) for name, value in trainable(model).items()}
+    with resting(model):
+        for count, gradient in batch_gradients(model, rows, engine, batch_size):
+            for name, value in gradient.items():
+                total[name].add_(value, alpha=count / len(rows))
+            engine.hooks.on_step()
+    return {name: value.detach() for name, value in total.items()}
+
+
+def example_gradients(
+    model: nn.Module, rows: Rows, engine: Engine, examples_at_once: int | None = None
+) -> Iterator[Gradient]:
+    """Give each example's own gradient, stacked some at a time: `[examples, *shape]`. To be called inside `resting`.
+
+    A chunk is one vectorised pass (`torch.func.vmap`). A network that cannot be vectorised (its forward pass looks at
+    values, say) and one that is too large are run one example at a time: the same gradients, in steps of one.
+
+    Args:
+        model: left as it was.
+        rows: what to read, in order of id.
+        engine: counts the cost; hears one step a chunk.
+        examples_at_once: gradients held at once; None for as many as `MAX_VALUES` allows.
+
+    Raises:
+        errors.Diverged: a loss is not finite.
+    """
+    chunk = _chunk(model, examples_at_once)
+    together = chunk > 1
+    for ids in torch.split(rows.ids, chunk):
+        part = Rows(rows.source, ids)
+        found = _vectorised(model, part, engine) if together else None
+        together = found is not None
+        if found is not None:
+            yield found
+        else:
+            for _, gradient in batch_gradients(model, part, engine, 1):
+                yield {name: value.unsqueeze(0) for name, value in gradient.items()}
+        engine.hooks.on_step()
+
+
+def num_chunks(model: nn.Module, rows: Rows, examples_at_once: int | None = None) -> int:
+    """Count the steps that `example_gradients` takes."""
+    return num_batches(len(rows), _chunk(model, examples_at_once))
+
+
+def _chunk(model: nn.Module, wanted: int | None) -> int:
+    if wanted is not None:
+        return wanted
+    fitting = MAX_VALUES // max(sum(value.numel() for value in trainable(model).values()), 1)
+    return 1 if fitting < MIN_EXAMPLES else min(fitting, MAX_EXAMPLES)
+
+
+class _Loss(nn.Module):
+    """The loss of one example as a module's forward pass, so that `functional_call` can lend the network other values."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, content: Any) -> Tensor:
+        return self.task.losses(self.model, Batch(torch.zeros(1, dtype=torch.int64), _as_batch(content)))[0]
+
+
+def _vectorised(model: nn.Module, rows: Rows, engine: Engine) -> Gradient | None:
+    """Give the stacked gradients of all rows in one pass, or None where torch cannot vectorise the network or the rows."""
+    batch = next(iter(batches(rows, len(rows), device_of(model))))
+    network = _Loss(model, engine.task)
+
+    def loss(values: Gradient, content: Any) -> tuple[Tensor, Tensor]:
+        value = functional_call(network, values, (content,))
+        return value, value
+
+    values = {f"model.{name}": value.detach() for name, value in trainable(model).items()}
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # torch has no vectorised form of the fused attention kernels
+            found, losses = vmap(grad(loss, has_aux=True), in_dims=(None, 0))(values, batch.content)
+    except (RuntimeError, ValueError):  # a mistake of the user's is met again, and told, one example at a time
+        return None
+    _require_finite(losses)
+    engine.cost.count(trained=len(rows))
+    return {name.removeprefix("model."): value for name, value in found.items()}
+
+
+def _as_batch(content: Any) -> Any:
+    """Give one example's content as a batch of one."""
+    if isinstance(content, Tensor):
+        return content.unsqueeze(0)
+    if isinstance(content, dict):
+        return {key: _as_batch(value) for key, value in content.items()}
+    return tuple(_as_batch(part) for part in content)
+
+
+def _require_finite(losses: Tensor) -> None:
+    if not bool(losses.isfinite().all()):
+        raise errors.Diverged("the loss of a row is not finite; nothing was changed; check the weights and the rows")

@@ -1,0 +1,97 @@
+"""Dampen: shrink the weights that matter more to the forget rows than to all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from excise import checks, errors
+from excise.curvature import Importance, num_chunks, require_importance, squared_gradients
+from excise.data.batches import num_batches
+from excise.data.rows import Rows
+from excise.data.split import Split
+from excise.methods.base import Need, OneShot
+from excise.train.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dampen(OneShot):
+    """Where I_f > selection * I_D: theta <- theta * min(1, dampening * I_D / I_f).
+
+    I_f and I_D are means of squared gradients in eval mode over the forget rows and over all training rows. No weight grows,
+    none changes sign, and the loss is never descended: what was learnt from both is damaged with what was learnt from
+    forget. On rows like all others the two are alike, and little or nothing changes.
+
+    Reads both. Outside the mask nothing moves, buffers nowhere. Cost: one pass forward and backward over forget and one over
+    all training rows; example by example, a pass takes two to four times a batched one on a small network (on a CPU, 1.6
+    times for ResNet-18). Memory: two gradients, and those of a chunk of examples.
+
+    Departs from published codes, which square the gradient of each batch's mean: the importances then depend on the batch
+    size, and a forget set smaller than a batch looks more important than the same rows among all (the mean of fewer
+    gradients is longer), by as much as batch size over forget rows. That decides which weights are cut, so the default
+    squares each example's gradient and pays for it. `importance="batch-means"` gives theirs, in rows' order.
+
+    References:
+        Foster, Schoepf, Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening", AAAI
+        2024.
+
+    Args:
+        selection: how many times as important to forget as to all a weight must be (the paper's alpha); may be infinite.
+        dampening: the share of I_D / I_f that is left (the paper's lambda).
+        importance: `example` for the diagonal of the empirical Fisher matrix, or the published `batch-means`.
+        batch_size: rows a batch, for `batch-means`.
+        forget_batch_size: forget rows a batch, for `batch-means`; `batch_size` if None.
+        examples_at_once: gradients held at once, for `example`; None to fit the network's size.
+    """
+
+    selection: float = 10.0
+    dampening: float = 1.0
+    importance: Importance = "example"
+    batch_size: int = 128
+    forget_batch_size: int | None = None
+    examples_at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not isinstance(self.selection, int | float) or isinstance(self.selection, bool) or not self.selection >= 0:
+            raise errors.BadRequest(f"selection: expected a number of at least 0, found {self.selection!r}")
+        checks.require_finite("dampening", self.dampening)
+        require_importance(self.importance)
+        for name in ("batch_size", "forget_batch_size", "examples_at_once"):
+            if (size := getattr(self, name)) is not None:
+                checks.require_positive_int(name, size)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Forget rows, and all rows."""
+        return frozenset({"forget", "retain"})
+
+    @torch.no_grad()
+    def edit(self, model: nn.Module, split: Split, engine: Engine) -> Mapping[str, Tensor]:
+        """Give the dampened weights."""
+        forget = self._importances(model, split.forget, engine, self.forget_batch_size or self.batch_size)
+        every = self._importances(model, split.train, engine, self.batch_size)
+        edited = {}
+        for name, theirs in forget.items():
+            chosen = theirs > self.selection * every[name]  # so theirs > 0; inf * 0 is no number and chooses nothing
+            left = torch.where(chosen, self.dampening * every[name] / theirs, 1.0).clamp(max=1.0)
+            edited[name] = model.get_parameter(name) * left
+        return edited
+
+    def _importances(self, model: nn.Module, rows: Rows, engine: Engine, batch_size: int) -> dict[str, Tensor]:
+        single = self.importance == "example"
+        steps = num_chunks(model, rows, self.examples_at_once) if single else num_batches(len(rows), batch_size)
+        engine.hooks.on_stage(type(self).__name__, steps)
+        found = squared_gradients(
+            model,
+            rows,
+            engine,
+            importance=self.importance,
+            batch_size=batch_size,
+            examples_at_once=self.examples_at_once,
+        )
+        engine.hooks.on_stage_end(type(self).__name__)
+        return found

@@ -1,0 +1,208 @@
+import json
+
+import pytest
+
+from excise import store
+from tests.cli.project import tree
+
+KEYS = {"verdict", "controls", "measures", "report"}
+MEASURE = {"name", "value", "low", "high", "null_mean", "null_high", "p", "num_models", "least_detectable"}
+
+
+@pytest.fixture
+def made(unlearn):
+    """A run that was finished, by the plan that the audit needs."""
+    assert unlearn("--set", "epochs=3", plan="plan.toml").code == 0
+
+
+@pytest.fixture
+def audit(excise):
+    """Run `excise audit` on it with few oracles."""
+
+    def call(*words, oracles=4, test="mine:test"):
+        return excise("audit", "run", "--oracles", oracles, *(["--test", test] if test else []), *words)
+
+    return call
+
+
+def test_numbers_and_page_are_written_into_the_run(project, made, audit):
+    done = audit("--json")
+    assert done.code == 0 and done.json.keys() >= KEYS
+    assert done.json["verdict"] in ("PASS", "FAIL") and done.json["report"] == "run/report.html"
+    assert done.json["controls"].keys() == {"nothing", "retrained"}
+    assert done.json["controls"]["nothing"] == "FAIL"  # the network knew the wrong labels by heart
+    assert len(done.json["measures"]) == 6 and all(one.keys() >= MEASURE for one in done.json["measures"])
+    assert all(one["num_models"] == 4 for one in done.json["measures"])
+    held = json.loads((project / "run" / "audit.json").read_text())
+    assert all(held[key] == value for key, value in done.json.items() if key != "report")
+    assert (project / "run" / "report.html").read_text().startswith("<!doctype html>")
+    assert len(list((project / "run" / "oracles").iterdir())) == 4
+
+
+def test_people_read_the_verdict_its_reasons_and_the_measures(made, audit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = audit()
+    first, *others = done.out.splitlines()
+    assert first in ("Verdict: PASS", "Verdict: FAIL") and others[0].startswith("  - ")
+    assert "Controls: nothing FAIL, retrained " in done.out and others[-1] == "Open run/report.html"
+    table = [line for line in others if line.startswith(("gap to", "forget_", "retain_", "test_", "confidence_"))]
+    assert len(table) == 7 and max(map(len, table)) <= 80
+    assert done.err.count("oracle ") == 4 and "oracle 4/4" in done.err
+    assert audit("--quiet") == (done.code, "", "")
+
+
+def test_the_same_command_again_says_so_and_does_nothing(project, made, audit):
+    first, before = audit("--json"), tree(project)
+    again = audit("--json")
+    assert again.code == first.code and again.json == first.json
+    assert "run already holds this audit, complete; nothing was done." in again.err
+    assert "oracle 1/4" not in again.err and tree(project) == before
+
+
+def test_an_audit_with_more_oracles_keeps_those_it_has(project, made, audit):
+    assert audit(oracles=2).code == 0
+    before = tree(project / "run" / "oracles")
+    assert len(before) == 2
+    done = audit("--json", oracles=4)
+    assert done.json["num_oracles"] == 4
+    after = tree(project / "run" / "oracles")
+    assert len(after) == 4 and before.items() <= after.items()
+
+
+def test_a_page_that_is_gone_is_drawn_again(project, made, audit):
+    assert audit().code == 0
+    (project / "run" / "report.html").unlink()
+    assert audit().code == 0
+    assert (project / "run" / "report.html").is_file()
+
+
+def test_few_oracles_decide_nothing(made, audit):
+    done = audit("--json", oracles=2)
+    assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE"
+
+
+def test_an_audit_that_cannot_see_even_doing_nothing_is_4(project, unlearn, audit):
+    (project / "own.py").write_text(
+        "import mine, torch\n"
+        "from safetensors.torch import load_file\n"
+        "def train(model, rows, seed):\n"
+        "    model.load_state_dict(load_file('w.safetensors'))\n"  # an oracle that knows the rows is none
+        "    torch.manual_seed(seed)\n"
+        "    with torch.no_grad():\n"
+        "        for value in model.parameters():\n"
+        "            value += 0.01 * torch.randn_like(value)\n"
+        "    return model\n"
+    )
+    assert unlearn(plan="own:train", recipe="Nothing").code == 0
+    for _ in range(2):
+        done = audit("--json")
+        assert done.code == 4 and done.json["verdict"] == "INVALID" and done.json["controls"]["nothing"] == "PASS"
+
+
+def test_a_plan_of_ones_own_code(project, made, audit):
+    (project / "own.py").write_text(
+        "import torch\n"
+        "def train(model, rows, seed):\n"
+        "    inputs, labels = rows.dataset.tensors\n"
+        "    inputs, labels = inputs[rows.indices], labels[rows.indices]\n"
+        "    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)\n"
+        "    for _ in range(30):\n"
+        "        optimizer.zero_grad()\n"
+        "        torch.nn.functional.cross_entropy(model(inputs), labels).backward()\n"
+        "        optimizer.step()\n"
+        "    return model\n"
+    )
+    done = audit("--plan", "own:train", "--json")
+    assert done.code == 0 and done.json["num_oracles"] == 4
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"), [("mine:raises", "TypeError: raises() takes 0"), ("mine:quits", "TypeError")]
+)
+def test_what_ones_own_training_raises_is_told_as_ones_own(project, made, audit, plan, message):
+    before = tree(project)
+    done = audit("--plan", plan)
+    assert done.code == 2 and done.err.splitlines()[-1].startswith(f"excise: --plan: {plan}() raised {message}")
+    assert "did not foresee" not in done.err and tree(project) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "mask.safetensors", "patch.safetensors"])
+def test_a_changed_artifact_is_told_with_both_hashes_before_any_training(project, made, audit, name):
+    path = project / "run" / name
+    expected = store.file_digest(path)
+    path.write_bytes(path.read_bytes() + b"x")
+    before = tree(project)
+    done = audit()
+    assert done.code == 6 and f"run/{name} is not what its record says" in done.err
+    assert expected in done.err and store.file_digest(path) in done.err and "oracle" not in done.err
+    assert tree(project) == before
+
+
+def test_other_weights_or_ids_than_the_runs_are_told(project, made, audit):
+    weights = (project / "w.safetensors").read_bytes()
+    (project / "w.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    done = audit()
+    assert done.code == 6 and "w.safetensors does not hold the weights that run was made from" in done.err
+    (project / "w.safetensors").write_bytes(weights)
+    (project / "ids.txt").write_text("0\n20\n41\n")
+    done = audit()
+    assert done.code == 6 and "the forget ids are not those that run was made with" in done.err
+    assert not (project / "run" / "audit.json").exists()
+
+
+def test_inputs_that_have_moved_are_named_anew(project, made, audit):
+    for name in ("w.safetensors", "ids.txt", "plan.toml"):
+        (project / name).rename(project / f"moved-{name}")
+    assert "--plan: expected a file at plan.toml, found none" in audit().err
+    assert "expected weights at w.safetensors, found no such file" in audit("--plan", "moved-plan.toml").err
+    words = ["--plan", "moved-plan.toml", "--weights", "moved-w.safetensors", "--forget", "moved-ids.txt"]
+    assert audit(*words, "--model", "mine:make", "--data", "mine:train").code == 0
+
+
+def test_without_test_rows_there_is_no_audit(project, made, audit):
+    before = tree(project)
+    done = audit(test=None)
+    assert done.code == 2 and "--test: an audit needs rows that the network never saw; give pkg.mod:test" in done.err
+    assert tree(project) == before
+
+
+def test_without_a_plan_there_is_no_audit(unlearn, audit):
+    assert unlearn("--set", "epochs=1").code == 0
+    done = audit()
+    assert done.code == 2 and "--plan: an audit retrains networks the way yours was trained" in done.err
+    assert audit("--plan", "plan.toml").code == 0
+
+
+@pytest.mark.parametrize("place", ["nowhere", ".", "plan.toml"])
+def test_a_place_without_a_run_is_refused(project, excise, place):
+    done = excise("audit", place)
+    assert done.code == 2
+    assert f"expected the directory of an `excise unlearn` run, found no run.json in {place}" in done.err
+
+
+def test_the_run_of_another_command_is_refused(localize, excise):
+    assert localize().code == 0
+    done = excise("audit", "run")
+    assert done.code == 2 and "expected the directory of an `excise unlearn` run, found one of 'localize'" in done.err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record: {**record, "result": {}},
+        lambda record: {**record, "request": None},
+        lambda record: {**record, "request": {**record["request"], "weights": 3}},
+        lambda record: {key: value for key, value in record.items() if key != "result"},
+    ],
+)
+def test_a_record_that_lacks_something_is_corrupt(project, made, audit, damage):
+    path = project / "run" / "run.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    done = audit()
+    assert done.code == 6 and "run/run.json is not a record that this version can read" in done.err
+
+
+def test_numbers_of_another_form_are_replaced(project, made, audit):
+    assert audit().code == 0
+    (project / "run" / "audit.json").write_text("[]")
+    assert audit("--json").json["verdict"] in ("PASS", "FAIL")

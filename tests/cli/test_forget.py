@@ -1,0 +1,170 @@
+import json
+import re
+
+import pytest
+import torch
+
+from excise import params, store
+from tests.cli import mine
+from tests.cli.project import tree
+
+KEYS = {
+    "out",
+    "recipe",
+    "mask_fraction",
+    "frozen_digest_before",
+    "frozen_digest_after",
+    "seconds",
+    "retraining_share",
+}
+ARTIFACTS = {"model.safetensors", "mask.safetensors", "patch.safetensors"}
+
+
+def test_a_run_directory_holds_the_network_the_mask_the_patch_and_the_record(project, unlearn):
+    done = unlearn("--set", "epochs=1", "--json", plan="plan.toml")
+    assert done.code == 0 and "excise:" not in done.err
+    assert done.json.keys() >= KEYS
+    assert done.json["out"] == "run" and done.json["recipe"] == "DEL"
+    assert done.json["frozen_digest_before"] == done.json["frozen_digest_after"]
+    assert 0.2 < done.json["mask_fraction"] < 0.5
+    assert done.json["retraining_share"] == pytest.approx((190 + 10) / (190 * 60))
+    assert {path.name for path in (project / "run").iterdir()} == ARTIFACTS | {"run.json"}
+    record = json.loads((project / "run" / "run.json").read_text())
+    assert set(record["files"]) == ARTIFACTS
+    assert record["request"]["set"] == ["epochs=1"] and record["request"]["seed"] == 0
+    assert record["request"]["settings"]["method"]["methods"][1]["method"]["plan"]["epochs"] == 1
+    assert record["request"]["plan_values"]["epochs"] == 60
+    before, after = (store.read_weights(project / path) for path in ("w.safetensors", "run/model.safetensors"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    params.load_strictly_(mine.make(), after, "run")
+
+
+def test_without_json_the_words_are_on_standard_output_and_progress_on_standard_error(unlearn):
+    done = unlearn("--set", "epochs=1", plan="plan.toml")
+    assert re.search(r"DEL: [\d.]+ % of the weights were allowed to change; all others are bit-identical", done.out)
+    assert "Wrote run\n" in done.out and "% of a retraining" in done.out
+    assert "excise audit run --test pkg.mod:test" in done.out  # the plan is known, test rows are not
+    assert re.search(r"\[ +[\d.]+ s\] Finetune \(2 steps\)", done.err)
+
+
+def test_quiet_says_nothing(unlearn):
+    assert unlearn("--set", "epochs=1", "--quiet") == (0, "", "")
+
+
+def test_the_same_command_again_says_so_and_does_nothing(project, unlearn):
+    first = unlearn("--set", "epochs=1", "--json")
+    before = tree(project / "run")
+    for _ in range(2):
+        again = unlearn("--set", "epochs=1", "--json")
+        assert again.code == 0 and again.json == first.json
+        assert "run already holds this run, complete and unchanged; nothing was done." in again.err
+        assert tree(project / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        (["--set", "epochs=2"], r"set: \['epochs=1'\] there, \['epochs=2'\] here"),
+        (["--set", "epochs=1", "--seed", "1"], "seed: 0 there, 1 here"),
+        (["--set", "epochs=1", "--recipe", "Finetune"], "recipe: 'DEL' there, 'Finetune' here"),
+        (["--set", "epochs=1", "--forget", "other.txt"], "forget: 'ids.txt' there, 'other.txt' here"),
+        (["--set", "epochs=1", "--plan", "plan.toml"], "plan: None there, 'plan.toml' here"),
+    ],
+    ids=lambda value: value[1] if isinstance(value, list) else "",
+)
+def test_another_request_does_not_get_the_directory(project, unlearn, words, difference):
+    (project / "other.txt").write_text("1\n2\n")
+    assert unlearn("--set", "epochs=1").code == 0
+    before = tree(project)
+    done = unlearn(*words)
+    assert done.code == 2
+    assert re.search(rf"run holds the run of another request \({difference}\); choose another --out", done.err)
+    assert tree(project) == before
+
+
+def test_other_ids_or_weights_under_the_same_name_are_another_request(project, unlearn):
+    assert unlearn("--set", "epochs=1").code == 0
+    (project / "ids.txt").write_text("3\n")
+    done = unlearn("--set", "epochs=1")
+    assert done.code == 2 and "forget_commitment" in done.err
+
+
+@pytest.mark.parametrize("name", sorted(ARTIFACTS))
+def test_a_changed_artifact_is_told_with_both_hashes(project, unlearn, name):
+    assert unlearn("--set", "epochs=1").code == 0
+    path = project / "run" / name
+    expected = store.file_digest(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = unlearn("--set", "epochs=1", "--json")
+    assert done.code == done.json["exit_code"] == 6
+    assert f"run/{name} is not what its record says" in done.err
+    assert expected in done.err and store.file_digest(path) in done.err
+    path.unlink()
+    done = unlearn("--set", "epochs=1")
+    assert done.code == 6 and f"run should hold {name}" in done.err
+
+
+def test_the_seed_decides(project, unlearn):
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert unlearn("--set", "epochs=1", "--quiet", out=out, seed=seed).code == 0
+    one, same, other = (store.file_digest(project / out / "model.safetensors") for out in "abc")
+    assert one == same != other
+
+
+def test_a_mask_is_a_promise_for_any_recipe(project, unlearn, localize):
+    found = localize("--json", out="cut", budget=0.2).json
+    done = unlearn("--json", "--set", "epochs=2", recipe="Finetune", mask="cut/mask.safetensors")
+    assert done.json["mask_fraction"] == found["mask_fraction"]
+    assert done.json["mask_digest"] == found["mask_digest"]
+
+
+@pytest.mark.parametrize("recipe", ["Finetune", "NegGrad", "Nothing"])
+def test_every_recipe_runs(unlearn, recipe):
+    assert unlearn("--json", recipe=recipe).json["recipe"] == recipe
+
+
+def test_retrain_takes_a_plan_as_a_setting(unlearn):
+    done = unlearn("--json", "--set", "plan=plan.toml", recipe="Retrain", plan="plan.toml")
+    assert done.json["mask_fraction"] == 1 and done.json["retraining_share"] == 1
+
+
+def test_values_to_reset_to_are_a_setting(unlearn):
+    assert unlearn("--set", "initial=w.safetensors", "--set", "epochs=1").code == 0
+
+
+@pytest.mark.parametrize("data", ["mine:train", "mine:Listed"])
+def test_data_are_arrays_or_a_dataset(unlearn, data):
+    assert unlearn("--set", "epochs=1", data=data, out=data[5:]).code == 0
+
+
+def test_what_the_users_code_prints_does_not_mix_with_the_object(unlearn):
+    done = unlearn("--set", "epochs=1", "--json", model="mine:chats")
+    assert done.json["recipe"] == "DEL" and "hello from make" in done.err
+
+
+def test_a_diverging_run_keeps_the_last_finite_state_and_no_result(project, unlearn):
+    done = unlearn("--set", "lr=1e30", "--set", "epochs=5", "--json", recipe="Finetune")
+    assert done.code == done.json["exit_code"] == 8
+    assert re.search(r"excise: Finetune: (the loss became|a weight stopped being finite)", done.err)
+    assert "run/last-finite.safetensors, and is no unlearned network" in done.err
+    assert [path.name for path in (project / "run").iterdir()] == ["last-finite.safetensors"]
+    params.load_strictly_(mine.make(), store.read_weights(project / "run" / "last-finite.safetensors"), "kept")
+    again = unlearn("--set", "epochs=1", recipe="Finetune")  # the directory is free for a better try
+    assert again.code == 0
+    assert {path.name for path in (project / "run").iterdir()} == ARTIFACTS | {"run.json"}
+
+
+def test_no_trace_of_which_rows_were_forgotten(project, unlearn, excise):
+    ids = [10_007, 13_579, 17_771, 20_483, 24_691, 28_657]
+    (project / "ids.txt").write_text(" ".join(map(str, ids)))
+    (project / "plan.toml").write_text("epochs = 1\nlr = 0.1\nbatch_size = 2000\n")
+    said = unlearn("--set", "epochs=1", "--set", "batch_size=2000", data="mine:many", plan="plan.toml")
+    heard = excise("audit", "run", "--oracles", 2, "--test", "mine:test", "--json")
+    assert said.code == heard.code == 0
+    again = unlearn("--set", "epochs=2", "--debug", data="mine:many", plan="plan.toml")
+    assert again.code == 2
+    texts = [path.read_text() for path in (project / "run").iterdir() if path.suffix in (".json", ".html")]
+    assert len(texts) == 3
+    for text in [*texts, *(word for done in (said, heard, again) for word in done[1:])]:
+        assert not re.search(rf"(?<![0-9a-f.])({'|'.join(map(str, ids))})(?![0-9a-f])", text)

@@ -1,0 +1,113 @@
+"""Twins: the softmax by hand, and the attack written out with sklearn on the very subset that the generator draws."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.svm import SVC
+
+from excise import errors
+from excise.measure import confidence_attack, confidences
+
+
+def draws(seed=0):
+    return np.random.default_rng(seed)
+
+
+def sure(generator, count):
+    return generator.beta(20, 2, count)
+
+
+def unsure(generator, count):
+    return generator.beta(2, 4, count)
+
+
+def test_confidences_are_the_softmax_of_the_target():
+    generator = draws()
+    logits, targets = generator.normal(0, 3, (40, 5)), generator.integers(5, size=40)
+    wanted = [
+        math.exp(row[target]) / sum(math.exp(value) for value in row)
+        for row, target in zip(logits.tolist(), targets.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(confidences(logits, targets), wanted, rtol=1e-12)
+    np.testing.assert_allclose(sum(confidences(logits, np.full(40, k)) for k in range(5)), 1.0, rtol=1e-12)
+
+
+def test_confidences_of_extreme_logits_are_0_or_1():
+    logits = np.array([[3e38, -3e38], [3e38, -3e38]], dtype=np.float32)
+    assert confidences(logits, np.array([0, 1])).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"), [([math.inf, 0.0], math.nan), ([math.nan, 0.0], math.nan), ([0.0, math.inf], 0), ([-math.inf, 0.0], 0)]
+)
+def test_what_the_logits_leave_undefined_is_not_a_number_and_no_warning(row, wanted):
+    np.testing.assert_equal(confidences(np.array([row]), np.array([0])), [wanted])
+
+
+def test_forget_rows_like_members_give_0_and_like_non_members_give_1():
+    generator = draws(1)
+    members, non_members = sure(generator, 400), unsure(generator, 300)
+    like_members = confidence_attack(members, non_members, sure(generator, 200), draws())
+    like_others = confidence_attack(members, non_members, unsure(generator, 200), draws())
+    assert like_members < 0.1
+    assert like_others > 0.9
+    # the population attack's known trap: exchanged roles exchange the answer
+    assert confidence_attack(non_members, members, sure(generator, 200), draws()) > 0.9
+
+
+def by_hand(members, non_members, forget, generator):
+    count = min(len(members), len(non_members))
+    inside = [members[place] for place in generator.permutation(len(members))[:count]]
+    outside = [non_members[place] for place in generator.permutation(len(non_members))[:count]]
+    machine = SVC(C=3, gamma=1.0)  # one feature: gamma = 1 / 1
+    machine.fit([[value] for value in inside + outside], [1] * count + [0] * count)
+    decisions = machine.decision_function([[value] for value in forget])
+    return sum(value <= 0 for value in decisions) / len(forget)
+
+
+@pytest.mark.parametrize("sizes", [(90, 40), (40, 90), (30, 30), (1, 5)])
+def test_the_attack_is_a_support_vector_machine_on_an_even_subset(sizes):
+    generator = draws(2)
+    members, non_members = sure(generator, sizes[0]), generator.beta(8, 3, sizes[1])
+    forget = generator.uniform(0.3, 1.0, 60)
+    found = confidence_attack(members, non_members, forget, draws(3))
+    assert found == by_hand(members, non_members, forget, draws(3))
+    assert 0 < found < 1
+
+
+def test_the_classifier_starts_even_however_uneven_the_sets():
+    """Were nothing drawn down, 1,000 members against 10 others would make it call everything a member."""
+    generator = draws(4)
+    same = [generator.uniform(size=count) for count in (1000, 10, 500)]
+    found = [confidence_attack(*same, draws(seed)) for seed in range(30)]
+    assert 0.3 < np.mean(found) < 0.7
+
+
+def test_the_generator_decides_the_subset():
+    generator = draws(5)
+    parts = (generator.beta(8, 3, 200), generator.beta(7, 3, 60), generator.uniform(size=200))
+    assert confidence_attack(*parts, draws(1)) == confidence_attack(*parts, draws(1))
+    assert len({confidence_attack(*parts, draws(seed)) for seed in range(8)}) > 1
+
+
+def test_sets_that_cannot_be_told_apart_give_a_number_all_the_same():
+    ones = np.ones(20)
+    assert 0 <= confidence_attack(ones, ones, ones, draws()) <= 1
+
+
+def test_inputs_are_left_alone():
+    generator = draws(6)
+    parts = [sure(generator, 20), unsure(generator, 10), sure(generator, 5)]
+    before = [part.copy() for part in parts]
+    confidence_attack(*parts, draws())
+    for part, was in zip(parts, before, strict=True):
+        np.testing.assert_array_equal(part, was)
+
+
+@pytest.mark.parametrize("name", ["members", "non_members", "forget"])
+@pytest.mark.parametrize("broken", [[], [0.5, math.nan], [math.inf]])
+def test_empty_arrays_and_values_that_are_not_finite_are_refused_by_name(name, broken):
+    parts = {"members": np.ones(3), "non_members": np.zeros(3), "forget": np.ones(2), name: np.array(broken)}
+    with pytest.raises(errors.BadRequest, match=rf"^{name}: expected finite confidences"):
+        confidence_attack(**parts, generator=draws())
