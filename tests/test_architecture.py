@@ -367,6 +367,7 @@ def test_the_house_keeps(rule):
         (ladder, "masks.py", "from excise.data import Split"),
         (ladder, "masks.py", "from excise import patch"),
         (ladder, "methods/reset.py", "import excise.localize.head"),
+        (ladder, "train/loop.py", "from excise.curvature import flat"),
         (ladder, "checks.py", "from excise import seeds"),
         (ladder, "data/rows.py", "import excise"),
         (ladder, "measure/accuracy.py", "from excise import params"),
@@ -418,6 +419,7 @@ def test_a_rule_objects_to(rule, path, text):
     [
         (ladder, "masks.py", "from excise import store, params, errors"),
         (ladder, "cli/forget.py", "from excise.pipeline import unlearn"),
+        (ladder, "methods/dampen.py", "from excise.curvature import squared_gradients"),
         (imports_at_top, "data/sets/image_folder.py", "def f():\n    from PIL import Image"),
         (nothing_dangerous, "store.py", "import torch\ntorch.load(p, weights_only=True)"),
         (nothing_dangerous, "cli/show.py", "print(1)"),

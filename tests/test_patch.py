@@ -146,6 +146,20 @@ def test_memory_layout_is_no_difference_and_does_not_mix_up_places():
     assert params.model_digest(patch.apply(spread)) == params.model_digest(other)
 
 
+def test_a_buffer_that_is_a_strided_view_is_compared_and_written_by_value():
+    def build(values):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        model.register_buffer("every_other", torch.tensor(values).repeat_interleave(2)[::2])
+        assert not model.every_other.is_contiguous()
+        return model
+
+    first, second = build([1.0, 2.0, 3.0]), build([1.0, 5.0, 3.0])
+    patch = Patch.between(first, second)
+    assert {name: places.tolist() for name, places in patch.places.items()} == {"every_other": [1]}
+    assert params.model_digest(patch.apply(first)) == params.model_digest(second)
+
+
 def test_tied_weights_stay_tied():
     original = CASES["tied"].make()
     result = Patch.between(original, changed_from(original)).apply(original)

@@ -81,6 +81,13 @@ def test_the_batch_that_batch_normalisation_cannot_train_on_joins_the_one_before
     assert [len(batch) for batch in batches(chosen.head(1), 4, CPU, drop_last=True, keep_single=False)] == [1]
 
 
+@given(rows(), sizes)
+def test_without_options_every_row_comes_in_order_and_the_count_knows(chosen, size):
+    found = ids_of(batches(chosen, size, CPU))
+    assert found == naive(chosen.ids.tolist(), size, drop_last=False, keep_single=True)
+    assert num_batches(len(chosen), size) == len(found)
+
+
 def test_a_generator_is_used_once_and_the_global_one_never():
     chosen = Rows(SOURCE, torch.arange(9))
     before = torch.get_rng_state()

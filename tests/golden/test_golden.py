@@ -42,9 +42,7 @@ def network(net, state):
 
 def problem(which, net):
     data = load_file(HERE / "data.safetensors")
-    train, test = (
-        ((data["x" + part].float() / 16).double(), data["y" + part].long()) for part in ("", "_test")
-    )
+    train, test = (((data["x" + part].float() / 16).double(), data["y" + part].long()) for part in ("", "_test"))
     split = Split(train, forget=data[f"{which}.forget"], test=test)
     assert torch.equal(split.retain.ids, data[f"{which}.retain"])
     trained = network(net, load_file(HERE / which / f"{net}.trained.safetensors"))

@@ -96,11 +96,14 @@ def test_sets_that_cannot_be_told_apart_give_a_number_all_the_same():
     assert 0 <= confidence_attack(ones, ones, ones, draws()) <= 1
 
 
-def test_inputs_are_left_alone():
+def test_inputs_and_the_global_random_state_are_left_alone():
     generator = draws(6)
     parts = [sure(generator, 20), unsure(generator, 10), sure(generator, 5)]
     before = [part.copy() for part in parts]
+    world = np.random.get_state()  # noqa: NPY002 - the global state is what is watched
     confidence_attack(*parts, draws())
+    np.testing.assert_array_equal(np.random.get_state()[1], world[1])  # noqa: NPY002
+    assert np.random.get_state()[2] == world[2]  # noqa: NPY002
     for part, was in zip(parts, before, strict=True):
         np.testing.assert_array_equal(part, was)
 

@@ -35,7 +35,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def flat(gradient: Mapping[str, Tensor], *, stacked: bool = False) -> Tensor:
     """Give a gradient as one vector `[params]`, or stacked ones as `[examples, params]`."""
-    return torch.cat([value.flatten(int(stacked)) for value in gradient.values()], int(stacked))
+    if stacked:
+        return torch.cat([value.reshape(len(value), -1) for value in gradient.values()], 1)
+    return torch.cat([value.reshape(-1) for value in gradient.values()])
 
 
 @contextmanager
@@ -84,7 +86,8 @@ def example_gradients(
     """Give each example's own gradient, stacked some at a time: `[examples, *shape]`. To be called inside `resting`.
 
     A chunk is one vectorised pass (`torch.func.vmap`). A network that cannot be vectorised (its forward pass looks at
-    values, say) and one that is too large are run one example at a time: the same gradients, in steps of one.
+    values, say, or reaches a parameter past its modules) and one that is too large are run one example at a time: the same
+    gradients, in steps of one.
 
     Args:
         model: left as it was.
@@ -146,6 +149,8 @@ def _vectorised(model: nn.Module, rows: Rows, engine: Engine) -> Gradient | None
         with sdpa_kernel(SDPBackend.MATH):  # torch has no vectorised form of the fused attention kernels
             found, losses = vmap(grad(loss, has_aux=True), in_dims=(None, 0))(values, batch.content)
     except (RuntimeError, ValueError):  # a mistake of the user's is met again, and told, one example at a time
+        return None
+    if losses.requires_grad:  # the network holds a parameter by a second way that `functional_call` does not see
         return None
     _require_finite(losses)
     engine.cost.count(trained=len(rows))

@@ -153,12 +153,13 @@ def audit(
         raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
     started = time.perf_counter()
     task = Task(forward, loss)
-    task.require_fit(unlearned.model, {"forget": split.forget, "retain": split.retain, "test": split.test})
+    before = original if original is not None else unlearned.patch.revert(unlearned.model)
     build = _builder(unlearned.model, fresh)
     engine = Engine(task, seed, Mask.empty(unlearned.model), hooks=hooks or Hooks())
     digest = _plan_digest(split, plan, oracles, seed)
-    before = original if original is not None else unlearned.patch.revert(unlearned.model)
     with seeds.isolated(seed, "audit"):  # rows may be augmented at random
+        for network in (unlearned.model, before):
+            task.require_fit(network, {"forget": split.forget, "retain": split.retain, "test": split.test})
         first = observe(before, split, engine)
         own = observe(unlearned.model, split, engine)
         found = gather_oracles(build, split, plan, oracles, engine, cache)

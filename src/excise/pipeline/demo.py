@@ -102,14 +102,15 @@ def run_demo(*, seed: int = 0, num_oracles: int = 8, hooks: Hooks | None = None)
     started = time.perf_counter()
     watch = hooks or Hooks()
     train, true_labels, test = noisy_digits(seed)
-    engine = Engine(Task(), seed, Mask.empty(_network()), hooks=watch)
+    with seeds.isolated(seed, "demo"):
+        model = _network()
+    engine = Engine(Task(), seed, Mask.empty(model), hooks=watch)
     original = retrain(_network, Rows.all_of(train), PLAN, [seed], engine, stage="original")[0]
     rules: dict[str, Rule] = {
         "mislabelled": mislabelled(true_labels),
         "iid": random_fraction(FORGET_FRACTION, seed=seed),
         "non-iid": within_classes([2, 5], fraction=FORGET_FRACTION, seed=seed),
     }
-    model = _network()
     params.load_strictly_(model, original.state, "the demo's own training")
     clock = {"training the original": original.seconds, "retraining oracles": 0.0, "recipes": 0.0, "measuring": 0.0}
     sections, table, first = [], {}, None
