@@ -21,7 +21,7 @@ def test_the_snippets_run_as_they_stand(tmp_path, monkeypatch, capsys):
         exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     audit = names["audit"]
-    assert audit.controls == {"nothing": "FAIL", "retrained": "PASS"}
+    assert audit.controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
     assert capsys.readouterr().out.startswith("FAIL\n")  # as the text says
     assert audit.own.accuracy["forget"] == pytest.approx(0.0, abs=0.05)
     assert audit.original.accuracy["forget"] == pytest.approx(0.23, abs=0.02)

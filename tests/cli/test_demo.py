@@ -20,7 +20,10 @@ def short(monkeypatch):
 def test_the_story_is_told_written_and_not_told_twice(project, short, excise):
     done = excise("demo", "--oracles", 2, "--json")
     assert done.code == 0
-    assert done.json.keys() == {"seconds", "report", "splits"} and done.json["report"] == "excise-demo/report.html"
+    assert (
+        done.json.keys() == {"seconds", "report", "splits", "timings"}
+        and done.json["report"] == "excise-demo/report.html"
+    )
     assert list(done.json["splits"]) == ["mislabelled", "iid", "non-iid"]
     for split in done.json["splits"].values():
         assert split["num_oracles"] == 2 and {row["recipe"] for row in split["rows"]} >= RECIPES

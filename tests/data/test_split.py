@@ -29,9 +29,6 @@ class Map(Dataset):
     def __getitem__(self, index):
         return INPUTS[index], int(LABELS[index])
 
-    def __repr__(self):
-        return f"Map({self.num_rows})"
-
 
 def ids(rows):
     return None if rows is None else rows.ids.tolist()

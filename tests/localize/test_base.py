@@ -34,7 +34,9 @@ def test_a_localizer_of_the_users_own_is_called_with_the_users_task():
     assert scores.select(budget_fraction=0.5, granularity="weight").num_selected == 97
 
 
-@pytest.mark.parametrize("localizer", [Gradient(), WeightGradient(), Magnitude(), Ones()], ids=lambda localizer: type(localizer).__name__)
+@pytest.mark.parametrize(
+    "localizer", [Gradient(), WeightGradient(), Magnitude(), Ones()], ids=lambda localizer: type(localizer).__name__
+)
 def test_without_asking_no_retain_row_is_touched(localizer):
     watched = Watched(*CASES["mlp"].data(12), forbidden=set(range(12)) - set(FORGET))
     localizer(touched(CASES["mlp"].make()), Split(watched, forget=FORGET))
@@ -55,7 +57,9 @@ def test_scoring_every_row_reads_every_row_and_checks_it_first(make):
     make()(CASES["mlp"].make(), Split((inputs, labels), forget=FORGET))
 
 
-@pytest.mark.parametrize("localizer", [Gradient(), WeightGradient(), Magnitude(), Ones()], ids=lambda localizer: type(localizer).__name__)
+@pytest.mark.parametrize(
+    "localizer", [Gradient(), WeightGradient(), Magnitude(), Ones()], ids=lambda localizer: type(localizer).__name__
+)
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [

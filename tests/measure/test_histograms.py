@@ -29,7 +29,9 @@ def naive(losses, edges):
 @given(st.data(), st.integers(1, 8))
 def test_every_loss_is_counted_once_in_its_bin(data, num_bins):
     losses = data.draw(arrays.arrays(np.float64, st.integers(0, 30), elements=LOSSES))
-    edges = np.array(data.draw(st.lists(st.floats(1e-6, 1e3), min_size=num_bins + 1, max_size=num_bins + 1, unique=True)))
+    edges = np.array(
+        data.draw(st.lists(st.floats(1e-6, 1e3), min_size=num_bins + 1, max_size=num_bins + 1, unique=True))
+    )
     edges.sort()
     found = counts(losses, edges)
     assert found.sum() == len(losses)

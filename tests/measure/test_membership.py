@@ -39,7 +39,8 @@ def test_confidences_of_extreme_logits_are_0_or_1():
 
 
 @pytest.mark.parametrize(
-    ("row", "wanted"), [([math.inf, 0.0], math.nan), ([math.nan, 0.0], math.nan), ([0.0, math.inf], 0), ([-math.inf, 0.0], 0)]
+    ("row", "wanted"),
+    [([math.inf, 0.0], math.nan), ([math.nan, 0.0], math.nan), ([0.0, math.inf], 0), ([-math.inf, 0.0], 0)],
 )
 def test_what_the_logits_leave_undefined_is_not_a_number_and_no_warning(row, wanted):
     np.testing.assert_equal(confidences(np.array([row]), np.array([0])), [wanted])

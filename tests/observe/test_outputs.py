@@ -116,7 +116,10 @@ def test_only_the_rows_asked_for_are_read():
 
 def test_the_tasks_own_forward_and_loss_are_used():
     model = CASES["mlp"].make()
-    task = {"forward": lambda net, batch: (2 * net(batch[0]), batch[1]), "loss": lambda logits, targets: logits[:, 0] ** 2}
+    task = {
+        "forward": lambda net, batch: (2 * net(batch[0]), batch[1]),
+        "loss": lambda logits, targets: logits[:, 0] ** 2,
+    }
     found = collect(model, rows_of(CASES["mlp"], [0, 1, 2]), engine_for(model, **task))
     plain = collect(model, rows_of(CASES["mlp"], [0, 1, 2]), engine_for(model))
     np.testing.assert_allclose(found.logits, 2 * plain.logits)

@@ -51,7 +51,9 @@ def by_hand(make, inputs, labels, ids, plan, seed):
     with seeds.isolated(seed, "train", "loop"):
         for epoch in range(plan.epochs):
             floor = 0.01 * plan.lr
-            optimizer.param_groups[0]["lr"] = floor + (plan.lr - floor) * (1 + math.cos(math.pi * epoch / plan.epochs)) / 2
+            optimizer.param_groups[0]["lr"] = (
+                floor + (plan.lr - floor) * (1 + math.cos(math.pi * epoch / plan.epochs)) / 2
+            )
             order = ids[torch.randperm(len(ids), generator=seeds.generator(seed, "retain", epoch, 0))]
             for start in range(0, len(order), plan.batch_size):
                 batch = order[start : start + plan.batch_size]
@@ -211,6 +213,20 @@ def functional_dropout():
     return Functional(lambda hidden, training: functional.dropout(torch.relu(hidden), 0.5, training)).double()
 
 
+def with_idle_weight(value):
+    model = mlp()
+    model.register_parameter("idle", nn.Parameter(torch.full((1,), value)))
+    return model
+
+
+def idle_at_0():
+    return with_idle_weight(0.0)
+
+
+def idle_at_1():
+    return with_idle_weight(1.0)
+
+
 def other_momentum():
     model = normalised()
     model[1].momentum = 0.2
@@ -224,7 +240,9 @@ CHANGES = {
     "one input value": {"rows": one_input_changed},
     "one label": {"rows": one_label_changed},
     "one row less": {"rows": lambda: Rows(every_row().source, torch.arange(29))},
-    "ids": {"rows": lambda: Rows(Rows.all_of([part[:30].clone() for part in CASE.data(31)]).source, torch.arange(1, 30))},
+    "ids": {
+        "rows": lambda: Rows(Rows.all_of([part[:30].clone() for part in CASE.data(31)]).source, torch.arange(1, 30))
+    },
     **{
         f"plan.{name}": {"plan": msgspec.structs.replace(PLAN, **{name: value})}
         for name, value in {
@@ -262,9 +280,14 @@ def test_a_changed_request_is_trained_anew(change, tmp_path):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(functional_relu, functional_tanh), (functional_relu, functional_dropout), (normalised, other_momentum)],
+    [
+        (functional_relu, functional_tanh),
+        (functional_relu, functional_dropout),
+        (normalised, other_momentum),
+        (idle_at_0, idle_at_1),
+    ],
 )
-def test_equal_weights_in_unequal_code_are_trained_anew(one, other, tmp_path):
+def test_equal_weights_in_unequal_code_and_unequal_weights_of_no_effect_are_trained_anew(one, other, tmp_path):
     assert counted(make=one, cache=tmp_path)[1]
     assert not counted(make=one, cache=tmp_path)[1]
     assert counted(make=other, cache=tmp_path)[1]
@@ -361,7 +384,9 @@ def test_the_users_own_training_is_given_a_fresh_network_the_rows_and_the_seed()
     seen = []
 
     def train(model, dataset, seed):
-        seen.append((params.model_digest(model), model.training, [int(dataset[i][1]) for i in range(len(dataset))], seed))
+        seen.append(
+            (params.model_digest(model), model.training, [int(dataset[i][1]) for i in range(len(dataset))], seed)
+        )
         assert torch.equal(dataset[1][0], inputs[5])
         with torch.no_grad():
             for value in model.parameters():
@@ -399,7 +424,9 @@ def test_the_users_own_training_may_return_another_object_and_is_heard_of():
 
 @pytest.mark.parametrize("wrong", [None, {}, "a network"])
 def test_training_that_returns_no_network_is_refused(wrong):
-    with pytest.raises(errors.BadRequest, match=rf"plan: expected train.* to return the network, found {type(wrong).__name__}"):
+    with pytest.raises(
+        errors.BadRequest, match=rf"plan: expected train.* to return the network, found {type(wrong).__name__}"
+    ):
         retrain(mlp, every_row(), lambda model, dataset, seed: wrong, [1], engine_for())
 
 

@@ -62,7 +62,9 @@ def original():
 
 
 def unlearned(original, recipe=None, seed=0, **options):
-    return excise.unlearn(original, split_of(), recipe or recipes.Nothing(), fresh=make, seed=seed, plan=PLAN, **options)
+    return excise.unlearn(
+        original, split_of(), recipe or recipes.Nothing(), fresh=make, seed=seed, plan=PLAN, **options
+    )
 
 
 def audited(found, split=None, **options):
@@ -90,7 +92,7 @@ def test_the_wrong_labels_were_learnt_by_heart_and_oracles_do_not_know_them(noth
 
 def test_doing_nothing_fails(nothing):
     assert nothing.verdict == "FAIL"
-    assert nothing.controls == {"nothing": "FAIL", "retrained": "PASS"}
+    assert nothing.controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
     named = {one.name: one for one in nothing.measures}
     for name in ("forget_accuracy", "forget_margin", "forget_margin_distance"):
         assert named[name].value > named[name].null_high, name
@@ -310,7 +312,9 @@ def test_the_dictionary_holds_no_row_ids_and_no_number_of_a_row(original, nothin
     # the same rows under other ids give the same dictionary, but for the order in which they are drawn
     order = torch.arange(NUM_TRAIN).flip(0)
     moved = split_of([NUM_TRAIN - 1 - row for row in WRONG], (TRAIN[0][order], TRAIN[1][order]))
-    other = excise.audit(excise.unlearn(original, moved, recipes.Nothing()), moved, fresh=make, plan=PLAN, oracles=2, seed=1)
+    other = excise.audit(
+        excise.unlearn(original, moved, recipes.Nothing()), moved, fresh=make, plan=PLAN, oracles=2, seed=1
+    )
     assert set(other.to_dict()) == set(told)
     assert other.to_dict()["plan_digest"] != told["plan_digest"]  # two oracles, not eight
 
@@ -343,9 +347,7 @@ def test_a_page_and_numbers_are_saved(nothing, tmp_path):
 
 def test_a_page_of_one_row_is_in_the_singular_and_every_verdict_has_one(original, tmp_path):
     split = split_of(WRONG[:1])
-    found = excise.audit(
-        excise.unlearn(original, split, recipes.Nothing()), split, fresh=make, plan=PLAN, oracles=2
-    )
+    found = excise.audit(excise.unlearn(original, split, recipes.Nothing()), split, fresh=make, plan=PLAN, oracles=2)
     html = found.save(tmp_path / "report.htm").read_text()
     assert "Did the network forget 1 row?" in html
     assert "INCONCLUSIVE" in html

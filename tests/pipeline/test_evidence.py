@@ -104,7 +104,9 @@ def test_an_audit_needs_rows_never_seen():
 def test_what_is_no_classification_is_refused(forward):
     model = CASE.make()
     engine = engine_for(model, forward=forward, loss=lambda logits, targets: logits.flatten(1).sum(1))
-    with pytest.raises(errors.BadData, match=r"(forget|retain): an audit needs logits \[examples, classes\] and one label a row"):
+    with pytest.raises(
+        errors.BadData, match=r"(forget|retain): an audit needs logits \[examples, classes\] and one label a row"
+    ):
         observe(model, split_of(), engine)
 
 
@@ -140,7 +142,9 @@ def test_oracles_are_kept_and_found_again(tmp_path):
 
 
 def test_oracles_that_are_one_network_are_refused():
-    with pytest.raises(errors.BadRequest, match=r"plan: expected oracles that differ by their seeds, .* equal to the bit"):
+    with pytest.raises(
+        errors.BadRequest, match=r"plan: expected oracles that differ by their seeds, .* equal to the bit"
+    ):
         gather_oracles(CASE.make, split_of(), lambda model, dataset, seed: model, 3, engine_for(CASE.make()))
 
 

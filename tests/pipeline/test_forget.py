@@ -298,7 +298,9 @@ def test_hooks_hear_every_step_of_every_stage():
     assert heard.stages == {"localize": 2, "Finetune": 3 * 3}
     assert heard.ended == list(heard.stages.items())
     assert tuple(heard.epochs) == found.trace
-    assert [(trace.stage, trace.epoch, trace.num_steps) for trace in found.trace] == [("Finetune", i, 3) for i in range(3)]
+    assert [(trace.stage, trace.epoch, trace.num_steps) for trace in found.trace] == [
+        ("Finetune", i, 3) for i in range(3)
+    ]
     assert [trace.lr for trace in found.trace] == [TrainPlan(epochs=3, lr=0.05).lr_at(i) for i in range(3)]
 
 

@@ -62,7 +62,13 @@ def test_inner_modules_are_drawn_before_outer_ones_as_when_built(make):
         assert torch.equal(found[name], model.get_parameter(name)), name
 
 
-@pytest.mark.parametrize("make", [lambda: resnet18(width=4), lambda: vit_small(image_size=16, patch_size=4, width=16, depth=1, heads=2, mlp_width=16)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: resnet18(width=4),
+        lambda: vit_small(image_size=16, patch_size=4, width=16, depth=1, heads=2, mlp_width=16),
+    ],
+)
 def test_the_librarys_own_networks_start_from_one_distribution_built_or_reset(make):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -77,7 +83,9 @@ def test_the_librarys_own_networks_start_from_one_distribution_built_or_reset(ma
 
 
 def test_a_parameter_that_no_module_resets_is_named():
-    with pytest.raises(errors.UnsupportedModel, match=r"no module re-initialises position, which would keep.*pass fresh="):
+    with pytest.raises(
+        errors.UnsupportedModel, match=r"no module re-initialises position, which would keep.*pass fresh="
+    ):
         reinitialised(CASES["transformer"].make())
 
 
@@ -149,7 +157,10 @@ def test_the_users_callable_takes_the_trained_networks_precision():
     model = CASES["mlp"].make().float()
     made = fresh_builder(model, CASES["mlp"].make, 0)()
     assert {value.dtype for value in made.parameters()} == {torch.float32}
-    assert all(bool((value == wanted.float()).all()) for value, wanted in zip(made.parameters(), CASES["mlp"].make().parameters(), strict=True))
+    assert all(
+        bool((value == wanted.float()).all())
+        for value, wanted in zip(made.parameters(), CASES["mlp"].make().parameters(), strict=True)
+    )
 
 
 def test_a_callable_that_gives_no_network_is_refused():

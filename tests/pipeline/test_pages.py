@@ -23,15 +23,17 @@ def evidence(seed, finite=True):
     return Evidence(accuracy, float(draw.uniform()) if finite else math.nan, margins, np.logaddexp(0, -margins), finite)
 
 
-ORACLES = Oracles(
-    [Trained(seed, {}, 1.0 + seed, 10) for seed in range(4)], [evidence(seed) for seed in range(10, 14)]
+ORACLES = Oracles([Trained(seed, {}, 1.0 + seed, 10) for seed in range(4)], [evidence(seed) for seed in range(10, 14)])
+SPLIT = excise.Split(
+    (torch.zeros(100, 1), torch.zeros(100)), forget=range(40), test=(torch.zeros(30, 1), torch.zeros(30))
 )
-SPLIT = excise.Split((torch.zeros(100, 1), torch.zeros(100)), forget=range(40), test=(torch.zeros(30, 1), torch.zeros(30)))
 
 
 def section(rows, mask=None, own=None, original=None):
     made = mask or Mask.of_modules(CASES["mlp"].make(), ["2", "4.bias"])
-    return pages.section("key", "A title", "A sentence.", SPLIT, rows, ORACLES, original or evidence(1), own or evidence(2), made)
+    return pages.section(
+        "key", "A title", "A sentence.", SPLIT, rows, ORACLES, original or evidence(1), own or evidence(2), made
+    )
 
 
 def test_a_row_holds_the_evidence_and_its_gap_to_the_oracles_mean():
@@ -72,7 +74,9 @@ def test_a_section_counts_rows_and_losses():
         inner = [sum(low <= loss < high for loss in losses) for low, high in zip(edges[:-1], edges[1:], strict=True)]
         assert list(named[name]) == inner
     everyone = np.concatenate([one.losses for one in ORACLES.evidence])
-    wanted = [np.sum((everyone >= low) & (everyone < high)) / 4 for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    wanted = [
+        np.sum((everyone >= low) & (everyone < high)) / 4 for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
     assert list(named["oracles"]) == pytest.approx(wanted)
     assert sum(named["oracles"]) == pytest.approx(40)
     low, mean, high = oracle_band([one.attack for one in ORACLES.evidence])
@@ -89,7 +93,11 @@ def test_layers_are_the_mask_by_module_with_its_weights():
     assert found["head"] == (pytest.approx(16 / 36), 36)
     assert found["layers.0.linear1"] == (0.0, 8 * 12 + 12)
     assert sum(count for _, count in found.values()) == sum(value.numel() for value in model.parameters())
-    own = [name for name, module in model.named_modules() if name and next(module.parameters(recurse=False), None) is not None]
+    own = [
+        name
+        for name, module in model.named_modules()
+        if name and next(module.parameters(recurse=False), None) is not None
+    ]
     assert set(found) == {"position", *own}
 
 

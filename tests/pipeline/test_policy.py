@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -101,7 +103,7 @@ def test_a_network_shifted_either_way_fails_by_its_margins(shift):
     world = Population(0)
     outcome, reasons, controls, _ = verdict(world.one(shift=shift), world.original(), world.many(), SPLIT)
     assert outcome == "FAIL"
-    assert controls == {"nothing": "FAIL", "retrained": "PASS"}
+    assert controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
     assert any(reason.startswith(f"forget_margin: {'+' if shift > 0 else '-'}") for reason in reasons)
 
 
@@ -119,7 +121,10 @@ def test_rows_exchanged_for_one_another_fail_though_every_mean_is_right():
 @pytest.mark.parametrize("change", [-0.2, 0.2])
 def test_an_accuracy_out_of_line_fails_alone(part, change):
     world = Population(2)
-    oracles = [dataclasses.replace(one, accuracy={**one.accuracy, part: 0.5 + 0.01 * (i % 3)}) for i, one in enumerate(world.many())]
+    oracles = [
+        dataclasses.replace(one, accuracy={**one.accuracy, part: 0.5 + 0.01 * (i % 3)})
+        for i, one in enumerate(world.many())
+    ]
     own = world.one()
     own = dataclasses.replace(own, accuracy={**own.accuracy, part: 0.51})
     assert judge(own, oracles, SPLIT)[0] == "PASS"
@@ -155,7 +160,7 @@ def test_logits_that_are_not_finite_fail():
     outcome, reasons, controls, measures = verdict(broken, world.original(), world.many(), SPLIT)
     assert (outcome, measures) == ("FAIL", [])
     assert reasons == ["the network gives logits that are not finite"]
-    assert controls == {"nothing": "FAIL", "retrained": "PASS"}
+    assert controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
 
 
 # ---------------------------------------------------------------- controls
@@ -164,7 +169,7 @@ def test_logits_that_are_not_finite_fail():
 def test_an_audit_that_cannot_see_nothing_done_is_invalid():
     world = Population(6)
     outcome, reasons, controls, measures = verdict(world.one(), world.one(), world.many(), SPLIT)
-    assert (outcome, controls) == ("INVALID", {"nothing": "PASS", "retrained": "PASS"})
+    assert (outcome, controls) == ("INVALID", {"nothing": "PASS", "retrained": "PASS", "plan": "PASS"})
     assert len(reasons) == 1
     assert "control 'nothing': the original network passes too" in reasons[0]
     assert [one.name for one in measures] == NAMES
@@ -177,7 +182,7 @@ def test_oracles_that_stand_out_each_in_its_own_way_make_the_audit_invalid():
     oracles[4] = dataclasses.replace(oracles[4], accuracy={**oracles[4].accuracy, "retain": 0.7})
     oracles[6] = dataclasses.replace(oracles[6], accuracy={**oracles[6].accuracy, "test": 0.5})
     outcome, reasons, controls, _ = verdict(world.one(), world.one(shift=60.0), oracles, SPLIT)
-    assert (outcome, controls) == ("INVALID", {"nothing": "FAIL", "retrained": "FAIL"})
+    assert (outcome, controls) == ("INVALID", {"nothing": "FAIL", "retrained": "FAIL", "plan": "PASS"})
     assert "control 'retrained': 3 of 8 oracles, each held against the others, fail" in reasons[0]
 
 
@@ -194,7 +199,7 @@ def test_oracles_of_two_kinds_hide_one_another_and_show_as_a_wide_null():
     world = Population(7)
     even, mixed = world.many(), [*world.many(5), *world.many(3, shift=4.0)]
     controls = verdict(world.one(), world.one(shift=60.0), mixed, SPLIT)[2]
-    assert controls == {"nothing": "FAIL", "retrained": "PASS"}
+    assert controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
     least = [{one.name: one.least_detectable for one in measures_of(even[0], each, SPLIT)} for each in (even, mixed)]
     assert least[1]["forget_margin"] > 3 * least[0]["forget_margin"]
 
@@ -210,7 +215,7 @@ def test_fewer_than_four_oracles_decide_nothing(count):
     outcome, reasons, controls, measures = verdict(world.one(shift=30.0), world.original(), world.many(count), SPLIT)
     assert outcome == "INCONCLUSIVE"
     assert f"{count} oracles are too few to know their spread; give at least 4" in reasons[0]
-    assert controls == {"nothing": "not run", "retrained": "not run"}
+    assert controls == {"nothing": "not run", "retrained": "not run", "plan": "not run"}
     # a distance needs a spread among the others: three oracles
     wanted = {1: [], 2: [name for name in NAMES if name != "forget_margin_distance"], 3: NAMES}
     assert [one.name for one in measures] == wanted[count]
@@ -244,7 +249,10 @@ def test_every_measure_is_the_comparison_it_says():
         among = 1 if name == "confidence_attack" else 5
         wanted = against_oracles(name, take(own), [take(e) for e in oracles], resolution=resolution, among=among)
         for field in ("value", "low", "high", "null_low", "null_high", "p", "least_detectable"):
-            assert getattr(named[name], field) == pytest.approx(getattr(wanted, field), rel=1e-9, abs=1e-12), (name, field)
+            assert getattr(named[name], field) == pytest.approx(getattr(wanted, field), rel=1e-9, abs=1e-12), (
+                name,
+                field,
+            )
 
 
 def test_the_distance_is_held_against_one_oracle_less_each_time():
@@ -301,3 +309,17 @@ def test_what_a_pass_says_it_would_have_noticed_is_noticed_in_four_of_five():
         noticed += "test_accuracy" in [one.name for one in rejects(measures_of(moved, oracles, SPLIT))]
         total += 1
     assert noticed / total == pytest.approx(0.8, abs=0.09)  # 4 standard deviations of 300 draws
+
+
+@pytest.mark.parametrize(("retain", "expected"), [(1.0, "INVALID"), (0.95, "FAIL")])
+def test_oracles_that_do_not_keep_the_retain_rows_as_the_original_does_are_no_yardstick(retain, expected):
+    """A plan that trains too little makes oracles that a spoilt network resembles: the original's accuracy gives it away."""
+    world = Population(11)
+    weak = [replace(one, accuracy={**one.accuracy, "retain": 0.94 + 0.002 * i}) for i, one in enumerate(world.many())]
+    original = replace(world.original(), accuracy={**world.original().accuracy, "retain": retain})
+    spoilt = replace(world.one(shift=6.0), accuracy={**world.one().accuracy, "retain": 0.945})
+    outcome, reasons, controls, _ = verdict(spoilt, original, weak, SPLIT)
+    assert outcome == expected
+    assert controls["plan"] == ("FAIL" if expected == "INVALID" else "PASS")
+    if expected == "INVALID":
+        assert "control 'plan': the original gets 100.0% of the retain rows right" in reasons[0]

@@ -170,6 +170,7 @@ def _tell(to: Console, found: dict[str, Any]) -> None:
         show.say(to, f"  - {reason}")
     controls = ", ".join(f"{name} {outcome}" for name, outcome in found["controls"].items())
     show.say(to, f"Controls: {controls}")
+    to.print(show.accuracy_table(found["accuracy"]))
     to.print(show.measures_table(found["measures"]))
     show.say(to, f"Open {found['report']}")
 

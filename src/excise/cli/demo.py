@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from excise import store
-from excise.cli import show
+from excise.cli import show, tables
 from excise.pipeline.auditing import environment
 from excise.pipeline.demo import TITLES, num_steps, run_demo
 from excise.report import render
@@ -20,16 +20,17 @@ LEGEND = (
 )
 
 
-def run(*, out: Path, oracles: int, seed: int, quiet: bool) -> tuple[dict[str, Any], int]:
+def run(*, out: Path, oracles: int, seed: int, device: str, quiet: bool) -> tuple[dict[str, Any], int]:
     """Run the story, print its table, write the run directory."""
+    tables.require_device(device)
     to = show.console(quiet=quiet)
-    request = {"command": "demo", "oracles": oracles, "seed": seed, "environment": environment()}
+    request = {"command": "demo", "oracles": oracles, "seed": seed, "device": device, "environment": environment()}
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
         with show.progress(quiet=quiet, total=num_steps(oracles), label="excise demo") as hooks:
-            story = run_demo(seed=seed, num_oracles=oracles, hooks=hooks)
-        result = {"seconds": story.seconds, "splits": story.table}
+            story = run_demo(seed=seed, num_oracles=oracles, device=device, hooks=hooks)
+        result = {"seconds": story.seconds, "timings": story.timings, "splits": story.table}
         files = story.unlearned.save(out)
         store.write_json(out / "demo.json", {"page": msgspec.to_builtins(story.page), **result})
         store.write_bytes(out / "report.html", render(story.page).encode())
@@ -42,5 +43,7 @@ def run(*, out: Path, oracles: int, seed: int, quiet: bool) -> tuple[dict[str, A
         to.print(show.story_table(f"{TITLES[name][0]}: {split['num_forget']} rows to forget", split))
     to.print()
     show.say(to, LEGEND)
-    show.say(to, f"{found['seconds']:.0f} s in all. Open {found['report']}")
+    spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in found["timings"].items())
+    show.say(to, f"{found['seconds']:.0f} s in all: {spent}.")
+    show.say(to, f"Open {found['report']}")
     return found, 0

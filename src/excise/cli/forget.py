@@ -88,9 +88,11 @@ def _last_finite_kept(out: Path) -> Iterator[None]:
 
 def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) -> None:
     share = found["retraining_share"]
+    with_head = found["mask_fraction"] > found["localized_fraction"]
+    chosen = f" ({show.percent(found['localized_fraction'])} % chosen, the rest is the head)" if with_head else ""
     show.say(
         to,
-        f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change; all others "
+        f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change{chosen}; all others "
         f"are bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after).",
     )
     of_retraining = "" if share is None else f", {show.percent(share)} % of a retraining"
@@ -99,7 +101,7 @@ def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) ->
     words = [
         "excise audit",
         found["out"],
-        *([] if plan else ["--plan PLAN.toml"]),
+        *([] if plan else ["--plan pkg.mod:train"]),
         *([] if split.test else ["--test pkg.mod:test"]),
     ]
     show.say(to, f"Did it work? {' '.join(words)}")

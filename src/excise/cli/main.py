@@ -72,6 +72,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
+NoSeed = Annotated[int, typer.Option("--seed", help="Taken everywhere; nothing here is random.")]
+NoDevice = Annotated[str, typer.Option("--device", help="Taken everywhere; nothing here is computed.")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", callback=_config, is_eager=True, help="TOML file of option values; what is typed wins."),
@@ -115,6 +117,7 @@ def demo(
     out: Out = Path("excise-demo"),
     oracles: Annotated[int, typer.Option(min=2, help="Networks retrained for each forget set.")] = 8,
     seed: Seed = 0,
+    device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -197,6 +200,8 @@ def audit(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Directory with an audit.json or a demo.json.")],
+    seed: NoSeed = 0,
+    device: NoDevice = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -207,7 +212,14 @@ def report(
 
 
 @app.command()
-def recipes(as_json: Json = False, quiet: Quiet = False, debug: Debug = False, config: Config = None) -> Asked:
+def recipes(
+    seed: NoSeed = 0,
+    device: NoDevice = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
     """List the recipes with their papers and defaults."""
     return "recipes", locals()
 
@@ -222,6 +234,8 @@ def call(words: Sequence[str]) -> int:
         room, options = asked
         as_json, debug = options.pop("as_json"), options.pop("debug")
         del options["config"]
+        if room in ("report", "recipes"):  # taken, like everywhere, and of no use there
+            del options["seed"], options["device"]
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # users' code may print
             found, code = importlib.import_module(f"excise.cli.{room}").run(**options)
     except (Exception, KeyboardInterrupt, _Terminated) as error:

@@ -142,6 +142,14 @@ def _marked(row: Mapping[str, Any], part: str) -> str:
     return f"[green]{text}[/green]" if low <= value <= high else text
 
 
+def accuracy_table(accuracy: Mapping[str, Mapping[str, float]]) -> Table:
+    """Give accuracies before, after, and of networks that never saw the rows."""
+    table = plain_table("accuracy %", *PARTS)
+    for name, values in accuracy.items():
+        table.add_row(name, *(percent(values[part]) for part in PARTS))
+    return table
+
+
 def measures_table(measures: Sequence[Mapping[str, Any]]) -> Table:
     """Give an audit's measures; fits 80 columns."""
     table = plain_table("gap to the oracles", "value", "95% interval", "oracle's", "p", "detectable")

@@ -28,6 +28,7 @@ from excise.localize.scores import Granularity
 from excise.masks import Mask
 from excise.networks import NETWORKS
 from excise.oracles.retrain import TrainFunction
+from excise.pipeline.unlearned import MASK
 from excise.recipes import RECIPES, Recipe
 from excise.train.plan import TrainPlan
 
@@ -75,7 +76,7 @@ def read_problem(
     Raises:
         errors.BadRequest: any of the words names nothing usable; before any work.
     """
-    _require_device(device)
+    require_device(device)
     state = store.read_weights(weights)
     train, held_out, known = read_data(data, test, data_root)
     fresh, network = build_model(model, known)
@@ -99,7 +100,8 @@ def read_problem(
     return Problem(network.to(device), fresh, split, request)
 
 
-def _require_device(words: str) -> None:
+def require_device(words: str) -> None:
+    """Refuse a device that torch cannot compute on here."""
     try:
         torch.zeros(1, device=words).cpu()
     except (RuntimeError, AssertionError) as error:
@@ -242,10 +244,11 @@ _LONGEST_ID = 18  # digits; more do not fit 64 bits
 
 
 def read_mask(path: Path) -> Mask:
-    """Give the mask that a file holds."""
-    if not path.is_file():
+    """Give the mask that a file, or the directory of a run, holds."""
+    found = path / MASK if path.is_dir() else path
+    if not found.is_file():
         raise errors.BadRequest(f"--mask: expected a mask of `excise localize` at {path}, found no such file")
-    return Mask.load(path)
+    return Mask.load(found)
 
 
 def read_plan(words: str | None) -> TrainPlan | TrainFunction | None:

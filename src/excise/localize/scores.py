@@ -39,6 +39,9 @@ class Scores:
         self._values = dict(values)
         self._shapes = dict(shapes)
 
+    def __repr__(self) -> str:
+        return f"Scores({self.num_weights:,} weights in {len(self._values)} parameters)"
+
     def __getitem__(self, name: str) -> Tensor:
         return self._values[name]
 

@@ -32,7 +32,7 @@ class Sparsify(Iterative):
     Args:
         plan: epochs, optimizer, schedule, batches.
         kappa: weight of the norm in the first epoch.
-        no_l1_epochs: epochs at the end without a penalty, fewer than the plan's.
+        no_l1_epochs: epochs at the end without a penalty.
         buffers: rule for running statistics, see `excise.train.masked`; `adapt` is what published codes do.
     """
 
@@ -47,10 +47,9 @@ class Sparsify(Iterative):
         checks.require_finite("kappa", self.kappa)
         require_statistics(self.buffers)
         without = self.no_l1_epochs
-        if not isinstance(without, int) or isinstance(without, bool) or not 0 <= without < self.plan.epochs:
+        if not isinstance(without, int) or isinstance(without, bool) or not 0 <= without <= self.plan.epochs:
             raise errors.BadRequest(
-                f"no_l1_epochs: expected an integer from 0 to {self.plan.epochs - 1}, so that one of the plan's "
-                f"{self.plan.epochs} epochs has a penalty; found {without!r}"
+                f"no_l1_epochs: expected an integer from 0 to {self.plan.epochs}, the plan's epochs; found {without!r}"
             )
 
     @property
@@ -60,7 +59,8 @@ class Sparsify(Iterative):
 
     def kappa_at(self, epoch: int) -> float:
         """Give the weight of the norm in an epoch, counted from 0."""
-        return self.kappa * max(1 - epoch / (self.plan.epochs - self.no_l1_epochs), 0.0)
+        penalised = self.plan.epochs - self.no_l1_epochs
+        return self.kappa * (1 - epoch / penalised) if epoch < penalised else 0.0
 
     def objective(self, step: Step) -> Tensor:
         """Mean loss of the retain batch, and the weighted norm."""

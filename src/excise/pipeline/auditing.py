@@ -77,7 +77,11 @@ class Audit:
             "reasons": list(self.reasons),
             "controls": dict(self.controls),
             "measures": [msgspec.to_builtins(measure) for measure in self.measures],
-            "accuracy": {"unlearned": dict(self.own.accuracy), "original": dict(self.original.accuracy)},
+            "accuracy": {
+                "original": dict(self.original.accuracy),
+                "unlearned": dict(self.own.accuracy),
+                "oracles": self.oracles.mean_accuracy,
+            },
             "num_oracles": len(self.oracles.evidence),
             "num_rows": shown,
             "oracle_seconds": self.oracles.mean_seconds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -30,7 +31,7 @@ from excise.report import Page, Section, Timing
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
-from excise.train.task import Task
+from excise.train.task import Task, device_of
 
 _Result = TypeVar("_Result")
 
@@ -55,12 +56,14 @@ class Story:
         page: ready to render.
         table: the rows by split, as `excise demo --json` prints them.
         unlearned: the network that DEL made forget the wrong labels.
+        timings: where the time went, in seconds.
         seconds: wall time of everything.
     """
 
     page: Page
     table: dict[str, Any]
     unlearned: Unlearned
+    timings: dict[str, float]
     seconds: float
 
 
@@ -97,15 +100,15 @@ def num_steps(num_oracles: int) -> int:
     return every * PLAN.epochs + 3 * (num_oracles * retain * PLAN.epochs + recipes)
 
 
-def run_demo(*, seed: int = 0, num_oracles: int = 8, hooks: Hooks | None = None) -> Story:
+def run_demo(*, seed: int = 0, num_oracles: int = 8, device: str = "cpu", hooks: Hooks | None = None) -> Story:
     """Train, forget in five ways, retrain oracles, and put it all on one page."""
     started = time.perf_counter()
     watch = hooks or Hooks()
     train, true_labels, test = noisy_digits(seed)
     with seeds.isolated(seed, "demo"):
-        model = _network()
+        model = _network(device)
     engine = Engine(Task(), seed, Mask.empty(model), hooks=watch)
-    original = retrain(_network, Rows.all_of(train), PLAN, [seed], engine, stage="original")[0]
+    original = retrain(partial(_network, device), Rows.all_of(train), PLAN, [seed], engine, stage="original")[0]
     rules: dict[str, Rule] = {
         "mislabelled": mislabelled(true_labels),
         "iid": random_fraction(FORGET_FRACTION, seed=seed),
@@ -123,11 +126,11 @@ def run_demo(*, seed: int = 0, num_oracles: int = 8, hooks: Hooks | None = None)
     assert first is not None
     seconds = time.perf_counter() - started
     clock["everything else"] = max(0.0, seconds - sum(clock.values()))
-    return Story(_page(sections, clock, first, seed, num_oracles), table, first, seconds)
+    return Story(_page(sections, clock, first, seed, num_oracles), table, first, clock, seconds)
 
 
-def _network() -> nn.Module:
-    return tiny_resnet(width=WIDTH)
+def _network(device: str) -> nn.Module:
+    return tiny_resnet(width=WIDTH).to(device)
 
 
 def _chapter(
@@ -136,14 +139,15 @@ def _chapter(
     """Run every recipe and the oracles on one split."""
     engine = Engine(Task(), seed, Mask.empty(model), hooks=hooks)
     hooks.on_note(TITLES[name][0])
-    oracles, spent = _timed(lambda: gather_oracles(_network, split, PLAN, num_oracles, engine))
+    make = partial(_network, str(device_of(model)))
+    oracles, spent = _timed(lambda: gather_oracles(make, split, PLAN, num_oracles, engine))
     trained = sum(one.seconds for one in oracles.trained)
     clock["retraining oracles"] += trained
     clock["measuring"] += spent - trained
     done: dict[str, tuple[Unlearned, Evidence]] = {}
     for recipe in demo_recipes():
         hooks.on_note(f"{TITLES[name][0]}: {recipe.name}")
-        result = unlearn(model, split, recipe, fresh=_network, seed=seed, plan=PLAN, hooks=hooks)
+        result = unlearn(model, split, recipe, fresh=make, seed=seed, plan=PLAN, hooks=hooks)
         evidence, spent = _timed(lambda: observe(result.model, split, engine))  # noqa: B023 - called at once
         clock["recipes"] += result.cost.seconds
         clock["measuring"] += spent

@@ -89,6 +89,11 @@ class Oracles:
     evidence: Sequence[Evidence]
 
     @property
+    def mean_accuracy(self) -> dict[str, float]:
+        """Mean accuracy over the networks, on each part."""
+        return {part: float(np.mean([one.accuracy[part] for one in self.evidence])) for part in PARTS}
+
+    @property
     def mean_seconds(self) -> float:
         """Mean wall time of one retraining."""
         return float(np.mean([network.seconds for network in self.trained]))

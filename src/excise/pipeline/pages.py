@@ -32,7 +32,7 @@ TITLES = {
 
 def row(recipe: str, own: Evidence, oracles: Oracles, seconds: float, share: float | None, note: str = "") -> Row:
     """Give a recipe's line of the table."""
-    means = {part: float(np.mean([other.accuracy[part] for other in oracles.evidence])) for part in PARTS}
+    means = oracles.mean_accuracy
     return Row(
         recipe=recipe,
         accuracy=dict(own.accuracy),

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from excise.data.split import Split
-from excise.measure import Measure, against_oracles, holm, margin_distance, more_than_chance
+from excise.measure import Measure, against_oracles, holm, margin_distance, more_than_chance, oracle_band
 from excise.pipeline.evidence import Evidence
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -18,6 +18,10 @@ ALPHA = 0.05
 
 FEWEST_ORACLES = 4
 """Below this the intervals are so wide that nothing could fail."""
+
+PLAN_TOLERANCE = 0.02
+"""How far the original's accuracy on the retain rows may lie from the oracles' mean: the absence of the forget rows moves it
+by less, another optimizer or schedule by more."""
 
 DECIDING = ("forget_accuracy", "retain_accuracy", "test_accuracy", "forget_margin", "forget_margin_distance")
 """Measures that a verdict rests on. The confidence attack is reported and decides nothing: it is a population attack."""
@@ -104,51 +108,74 @@ def verdict(
       see even doing nothing.
     - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows at `ALPHA`
       mean that the null is wrong.
-    - If either control is not as it must be, the verdict is INVALID, whatever the network did.
+    - Control `plan`: oracles must be as accurate on the retain rows as the original is there, within `PLAN_TOLERANCE` or
+      their own band. Oracles trained in another way than the original are no yardstick, and a network spoilt by
+      unlearning can look like an oracle that was trained too little.
+    - If a control is not as it must be, the verdict is INVALID, whatever the network did.
     - With fewer than `FEWEST_ORACLES` oracles nothing is decided: INCONCLUSIVE.
     """
     if len(oracles) < FEWEST_ORACLES:
         measures = measures_of(own, oracles, split) if len(oracles) > 1 and own.finite else []
         reason = f"{len(oracles)} oracles are too few to know their spread; give at least {FEWEST_ORACLES}"
-        return "INCONCLUSIVE", [reason], {"nothing": "not run", "retrained": "not run"}, measures
+        return "INCONCLUSIVE", [reason], dict.fromkeys(("nothing", "retrained", "plan"), "not run"), measures
     outcome, measures = judge(own, oracles, split)
     nothing, _ = judge(original, oracles, split)
     failed = sum(judge(one, [*oracles[:i], *oracles[i + 1 :]], split)[0] == "FAIL" for i, one in enumerate(oracles))
     too_many = more_than_chance(failed, len(oracles), ALPHA)
-    controls = {"nothing": nothing, "retrained": "FAIL" if too_many else "PASS"}
-    reasons = _reasons(outcome, measures, own)
-    if nothing != "FAIL" or too_many:
-        reasons = _broken_controls(nothing, failed, len(oracles), too_many=too_many)
-        return "INVALID", reasons, controls, measures
-    return ("PASS" if outcome == "PASS" else "FAIL"), reasons, controls, measures
+    controls = {
+        "nothing": nothing,
+        "retrained": "FAIL" if too_many else "PASS",
+        "plan": "PASS" if _plan_reproduces(original, oracles) else "FAIL",
+    }
+    broken = _broken_controls(controls, f"{failed} of {len(oracles)}", original, oracles)
+    if broken:
+        return "INVALID", broken, controls, measures
+    return ("PASS" if outcome == "PASS" else "FAIL"), _reasons(outcome, measures, own), controls, measures
+
+
+def _plan_reproduces(original: Evidence, oracles: Sequence[Evidence]) -> bool:
+    low, mean, high = oracle_band([one.accuracy["retain"] for one in oracles])
+    return low <= original.accuracy["retain"] <= high or abs(original.accuracy["retain"] - mean) <= PLAN_TOLERANCE
 
 
 def _reasons(outcome: str, measures: Sequence[Measure], own: Evidence) -> list[str]:
     if not own.finite:
         return ["the network gives logits that are not finite"]
-    if outcome == "FAIL":
-        return [
-            f"{measure.name}: {measure.value:+.3g}, where an oracle's own lies within {measure.null_low:+.3g} to "
-            f"{measure.null_high:+.3g} (p = {measure.p:.2g})"
-            for measure in rejects(measures)
-        ]
+    told = [
+        f"{measure.name}: {measure.value:+.3g}, where an oracle's own lies within {measure.null_low:+.3g} to "
+        f"{measure.null_high:+.3g} (p = {measure.p:.2g})"
+        for measure in rejects(measures)
+    ]
     seen = ", ".join(f"{m.name} {m.least_detectable:.2g}" for m in measures if m.name in DECIDING)
     return [
-        "no deciding measure tells the network from networks that never saw the rows",
+        *(
+            told
+            if outcome == "FAIL"
+            else ["no deciding measure tells the network from networks that never saw the rows"]
+        ),
         f"smallest differences this audit would have noticed (with probability 0.8): {seen}",
     ]
 
 
-def _broken_controls(nothing: str, failed: int, count: int, *, too_many: bool) -> list[str]:
+def _broken_controls(
+    controls: Mapping[str, str], failed: str, original: Evidence, oracles: Sequence[Evidence]
+) -> list[str]:
     reasons = []
-    if nothing != "FAIL":
+    if controls["plan"] != "PASS":
+        _, mean, _ = oracle_band([one.accuracy["retain"] for one in oracles])
+        reasons.append(
+            f"control 'plan': the original gets {original.accuracy['retain']:.1%} of the retain rows right, networks "
+            f"retrained by this plan {mean:.1%}; the plan is not how the network was trained; give the true one, or your "
+            "own training function"
+        )
+    if controls["nothing"] != "FAIL":
         reasons.append(
             "control 'nothing': the original network passes too, so this audit cannot see even doing nothing; "
             "use more oracles, or accept that these rows left no trace that can be seen"
         )
-    if too_many:
+    if controls["retrained"] != "PASS":
         reasons.append(
-            f"control 'retrained': {failed} of {count} oracles, each held against the others, fail; "
+            f"control 'retrained': {failed} oracles, each held against the others, fail; "
             "oracles differ more than the null allows; use more of them"
         )
     return reasons
