@@ -35,6 +35,11 @@ def require_parameters(model: nn.Module) -> None:
         raise errors.UnsupportedModel(
             f"expected a network with parameters, found none in {type(model).__name__}; pass the trained module itself"
         )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise errors.UnsupportedModel(
+            f"{type(model).__name__} is a scripted module, whose weights cannot be trained under a mask; "
+            "pass the module it was scripted from"
+        )
     lazy = [name for name, value in found.items() if nn.parameter.is_lazy(value)]
     if lazy:
         raise errors.UnsupportedModel(
@@ -48,8 +53,13 @@ def require_parameters(model: nn.Module) -> None:
 
 
 def clone_model(model: nn.Module) -> nn.Module:
-    """Give a deep copy without gradients (a parameter's copy has none); tied weights stay tied."""
-    return copy.deepcopy(model)
+    """Give a deep copy without gradients (a parameter's copy has none); tied weights stay tied.
+
+    A module may keep an activation as an attribute, which torch does not copy: its value is taken over, its graph is not.
+    """
+    kept = (value for module in model.modules() for value in vars(module).values())
+    memo = {id(value): value.detach().clone() for value in kept if isinstance(value, Tensor) and not value.is_leaf}
+    return copy.deepcopy(model, memo)
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,6 +116,22 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What torch puts before every name of a network it wraps: (Distributed)DataParallel, and `torch.compile`."""
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Restore what `modes_restored` does, and every buffer: a module may write to its own even in eval mode."""
+    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    held = {module: dict(module._buffers) for module in model.modules()}
+    try:
+        with modes_restored(model):
+            yield
+    finally:
+        for module, buffers in held.items():
+            module._buffers.update(buffers)
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def load_strictly_(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

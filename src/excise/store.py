@@ -6,6 +6,7 @@ record is written last, so a directory with a complete record is a complete run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -246,8 +247,12 @@ def _commitment_key() -> bytes:
     try:
         home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         path = home / "excise" / "key"
-        if not path.exists():
-            write_bytes(path, secrets.token_bytes(32))
+        if not path.exists():  # a link is made whole or not at all: of two first runs, both take the first's key
+            own = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
+            write_bytes(own, secrets.token_bytes(32))
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(own)
+            own.unlink()
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # no home directory is a RuntimeError
         raise errors.DiskError(

@@ -394,6 +394,8 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "initial": "w.safetensors",
         "head": "2",
         "granularity": "weight",
+        "importance": "batch-means",
+        "mode": "reference",
     }
     for name, make in RECIPES.items():
         keys = make.__kwdefaults__ or {}

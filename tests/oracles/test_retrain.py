@@ -215,7 +215,7 @@ def functional_dropout():
 
 def with_idle_weight(value):
     model = mlp()
-    model.register_parameter("idle", nn.Parameter(torch.full((1,), value)))
+    model.register_parameter("idle", nn.Parameter(torch.full((1,), value).double()))
     return model
 
 

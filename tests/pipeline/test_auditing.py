@@ -328,10 +328,11 @@ def test_the_plans_digest_depends_on_what_is_measured_and_how_and_not_on_the_res
     others = [
         auditing._plan_digest(split, TrainPlan(epochs=31, lr=0.1, batch_size=32), 8, 1),
         auditing._plan_digest(split, PLAN, 8, 2),
-        auditing._plan_digest(split_of(WRONG[:-1]), PLAN, 8, 1),
+        auditing._plan_digest(split_of(WRONG[:-1], [part[:-1] for part in TRAIN]), PLAN, 8, 1),
+        auditing._plan_digest(split_of(WRONG, [part[:-1] for part in TRAIN]), PLAN, 8, 1),
         auditing._plan_digest(split, make, 8, 1),
     ]
-    assert len({digest, *others}) == 5
+    assert len({digest, *others}) == 6
 
 
 def test_a_page_and_numbers_are_saved(nothing, tmp_path):

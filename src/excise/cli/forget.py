@@ -92,8 +92,8 @@ def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) ->
     chosen = f" ({show.percent(found['localized_fraction'])} % chosen, the rest is the head)" if with_head else ""
     show.say(
         to,
-        f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change{chosen}; all others "
-        f"are bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after).",
+        f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change{chosen}; all "
+        f"others are bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after).",
     )
     of_retraining = "" if share is None else f", {show.percent(share)} % of a retraining"
     show.say(to, f"{found['seconds']:.1f} s, {found['trained_rows']:,} rows forward and backward{of_retraining}.")

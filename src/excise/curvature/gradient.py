@@ -43,7 +43,7 @@ def flat(gradient: Mapping[str, Tensor], *, stacked: bool = False) -> Tensor:
 @contextmanager
 def resting(model: nn.Module) -> Iterator[None]:
     """Put a network in eval mode with gradients enabled; modes are restored afterwards, also on failure."""
-    with params.modes_restored(model), torch.enable_grad():
+    with params.untouched(model), torch.enable_grad():
         model.eval()
         yield
 
@@ -140,11 +140,14 @@ def _vectorised(model: nn.Module, rows: Rows, engine: Engine) -> Gradient | None
     batch = next(iter(batches(rows, len(rows), device_of(model))))
     network = _Loss(model, engine.task)
 
+    places = _places(model)
+
     def loss(values: Gradient, content: Any) -> tuple[Tensor, Tensor]:
-        value = functional_call(network, values, (content,))
+        lent = {place: values[name] for place, name in places.items() if name in values}
+        value = functional_call(network, lent, (content,), tie_weights=False)
         return value, value
 
-    values = {f"model.{name}": value.detach() for name, value in trainable(model).items()}
+    values = {name: value.detach() for name, value in trainable(model).items()}
     try:
         with sdpa_kernel(SDPBackend.MATH):  # torch has no vectorised form of the fused attention kernels
             found, losses = vmap(grad(loss, has_aux=True), in_dims=(None, 0))(values, batch.content)
@@ -154,7 +157,21 @@ def _vectorised(model: nn.Module, rows: Rows, engine: Engine) -> Gradient | None
         return None
     _require_finite(losses)
     engine.cost.count(trained=len(rows))
-    return {name.removeprefix("model."): value for name, value in found.items()}
+    return dict(found)
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Give every place that holds a parameter, once a module object, and the parameter's name.
+
+    Left to tie weights by itself, `functional_call` lends a module that stands in a network twice its values twice, and
+    then gives it back the first loan instead of its own parameter.
+    """
+    name_of = {id(value): name for name, value in params.named_parameters(model).items()}
+    return {
+        ".".join(filter(None, ("model", path, name))): name_of[id(value)]
+        for path, module in model.named_modules()
+        for name, value in module.named_parameters(recurse=False)
+    }
 
 
 def _as_batch(content: Any) -> Any:

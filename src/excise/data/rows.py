@@ -174,7 +174,10 @@ def _array_source(parts: Sequence[Tensor]) -> ArraySource:
     lengths = [len(part) if part.ndim else 0 for part in parts]
     if len(parts) < 2 or len(set(lengths)) > 1 or not all(part.ndim for part in parts):
         raise errors.BadData(f"expected inputs and labels of one length, found arrays of lengths {lengths}")
-    return ArraySource(tuple(part.detach() for part in parts))
+    *inputs, labels = (part.detach() for part in parts)
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch cannot index them
+        labels = labels.to(torch.int64)
+    return ArraySource((*inputs, labels))
 
 
 @dataclass(frozen=True, eq=False)

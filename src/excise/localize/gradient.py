@@ -77,7 +77,7 @@ def accumulated_gradient(
     """
     own = params.named_parameters(model)
     engine.hooks.on_stage("localize", -(-len(rows) // batch_size))
-    with params.modes_restored(model), torch.enable_grad():
+    with params.untouched(model), torch.enable_grad():
         model.eval()
         for value in own.values():
             value.grad = None

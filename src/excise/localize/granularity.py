@@ -72,4 +72,6 @@ def channel_scores(scores: Tensor, reduction: Reduction) -> Tensor:
     """Give one score a channel, `[channels]`: a row of a parameter with two axes or more, else each weight."""
     if scores.ndim < 2:
         return scores.reshape(-1)
+    if scores.numel() == 0:
+        return scores.new_zeros(scores.shape[0])
     return reduction.reduce(scores.reshape(scores.shape[0], -1))

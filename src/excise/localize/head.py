@@ -30,7 +30,7 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
         if next(module.parameters(recurse=False), None) is not None
     ]
     try:
-        with params.modes_restored(model), torch.no_grad():
+        with params.untouched(model), torch.no_grad():
             model.eval()
             task.forward(model, next(iter(batches(rows.head(1), 1, device_of(model)))).content)
     finally:

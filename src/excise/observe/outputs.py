@@ -45,7 +45,7 @@ def collect(model: nn.Module, rows: Rows, engine: Engine, *, batch_size: int = 5
         errors.BadRequest: a loss that does not give one value an example.
     """
     logits, targets, losses = [], [], []
-    with params.modes_restored(model):
+    with params.untouched(model):
         model.eval()
         for batch in batches(rows, batch_size, device_of(model)):
             found, wanted = engine.task.forward(model, batch.content)

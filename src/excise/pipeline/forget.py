@@ -55,6 +55,8 @@ def unlearn(
         loss: `(logits, targets) -> [batch]`, for other losses than cross-entropy.
         hooks: who watches.
 
+    Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
+
     Returns:
         The new network with its mask, patch, trace, cost and proof.
 

@@ -102,7 +102,7 @@ def fit_(
             cycled = {name: _cycle(loaders[name]) for name in others}
             for batch in loaders[pace]():
                 now = {pace: batch, **{name: next(source) for name, source in cycled.items()}}
-                loss = objective(Step(model, epoch, engine, now))
+                loss = _objective_of(objective, Step(model, epoch, engine, now), stage)
                 total += sound.require_finite(loss, stage, epoch)
                 if optimizer is not None and loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -113,6 +113,18 @@ def fit_(
             seconds = time.perf_counter() - started
             engine.record(EpochTrace(stage, epoch, total / max(steps, 1), plan.lr_at(epoch), steps, seconds))
     engine.hooks.on_stage_end(stage)
+
+
+def _objective_of(objective: Objective, step: Step, stage: str) -> Tensor:
+    try:
+        return objective(step)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise errors.BadRequest(
+            f"{stage}: batch normalisation cannot train on a batch of one row; take batches of two rows or more, or keep the "
+            'statistics as they are (buffers="hold")'
+        ) from error
 
 
 class _Sound:

@@ -31,8 +31,15 @@ def forward_pair(model: nn.Module, content: Any) -> tuple[Tensor, Tensor]:
         )
     inputs, targets = content
     if isinstance(inputs, Tensor) and inputs.is_floating_point():
-        inputs = inputs.to(next(model.parameters()).dtype)
+        inputs = inputs.to(_precision(model))
+    if isinstance(targets, Tensor) and not targets.is_floating_point():
+        targets = targets.long()  # class labels of any integer type
     return model(inputs), targets
+
+
+def _precision(model: nn.Module) -> torch.dtype:
+    kinds = (value.dtype for value in model.parameters() if value.is_floating_point())
+    return next(kinds, torch.get_default_dtype())
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -73,7 +80,7 @@ class Task:
             errors.BadData: labels outside the classes of the network's head, or examples the network cannot take.
         """
         params.require_parameters(model)
-        with params.modes_restored(model), torch.no_grad():
+        with params.untouched(model), torch.no_grad():
             model.eval()
             for name, rows in named_rows.items():
                 logits = self._probe(model, name, rows)
