@@ -50,8 +50,9 @@ def render(result: dict) -> str:
     lines = [
         "# Performance",
         "",
-        "Written by `make bench`; do not edit. Two pieces of work are timed in turn in one run, and their ratio is what counts:",
-        "absolute times on a shared machine mean little. Median of the rounds, lowest and highest beside it.",
+        "Written by `make bench`; do not edit. Two pieces of work are timed in turn in one run, and their ratio is what",
+        "counts; absolute times on a shared machine mean little. Median of the rounds, lowest and highest beside it; where",
+        "these straddle the goal, the run has not decided it.",
         "",
         f"Measured with {told}; ResNet-18 (11,173,962 parameters), batches of 16 rows of 3 x 32 x 32.",
         "",

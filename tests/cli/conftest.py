@@ -13,7 +13,7 @@ from excise.data.sets import find
 from tests.cli import mine
 from tests.cli.project import UNLEARN, Done, typed
 
-PLAN = 'epochs = 60\noptimizer = "adam"\nlr = 0.01\nbatch_size = 100\n'
+PLAN = 'epochs = 200\noptimizer = "adam"\nlr = 0.02\nschedule = "constant"\nbatch_size = 200\n'
 
 
 @pytest.fixture(scope="session")

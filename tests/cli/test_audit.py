@@ -29,7 +29,7 @@ def test_numbers_and_page_are_written_into_the_run(project, made, audit):
     done = audit("--json")
     assert done.code == 0 and done.json.keys() >= KEYS
     assert done.json["verdict"] in ("PASS", "FAIL") and done.json["report"] == "run/report.html"
-    assert done.json["controls"].keys() == {"nothing", "retrained"}
+    assert done.json["controls"].keys() == {"nothing", "retrained", "plan"}
     assert done.json["controls"]["nothing"] == "FAIL"  # the network knew the wrong labels by heart
     assert len(done.json["measures"]) == 6 and all(one.keys() >= MEASURE for one in done.json["measures"])
     assert all(one["num_models"] == 4 for one in done.json["measures"])
@@ -106,7 +106,7 @@ def test_a_plan_of_ones_own_code(project, made, audit):
         "    inputs, labels = rows.dataset.tensors\n"
         "    inputs, labels = inputs[rows.indices], labels[rows.indices]\n"
         "    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)\n"
-        "    for _ in range(30):\n"
+        "    for _ in range(200):\n"
         "        optimizer.zero_grad()\n"
         "        torch.nn.functional.cross_entropy(model(inputs), labels).backward()\n"
         "        optimizer.step()\n"

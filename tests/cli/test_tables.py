@@ -374,11 +374,13 @@ def test_ids_are_read_from_an_array(project, values):
 
 @pytest.mark.parametrize("words", ["plan.toml", "plan.json", "own:plan"])
 def test_a_plan_is_a_file_or_an_object(project, words):
-    expected = TrainPlan(epochs=60, optimizer="adam", lr=0.01, batch_size=100)
-    (project / "plan.json").write_bytes(b'{"epochs": 60, "optimizer": "adam", "lr": 0.01, "batch_size": 100}')
+    expected = TrainPlan(epochs=200, optimizer="adam", lr=0.02, schedule="constant", batch_size=200)
+    (project / "plan.json").write_bytes(
+        b'{"epochs": 200, "optimizer": "adam", "lr": 0.02, "schedule": "constant", "batch_size": 200}'
+    )
     (project / "own.py").write_text(f"import excise\nplan = excise.{expected!r}\n")
     assert tables.read_plan(words) == expected
-    assert tables.plan_values(expected)["epochs"] == 60
+    assert tables.plan_values(expected)["epochs"] == 200
 
 
 def test_a_plan_may_be_the_users_own_code(project):

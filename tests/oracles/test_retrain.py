@@ -359,7 +359,7 @@ def test_a_truncated_file_in_the_cache_is_an_error(tmp_path):
     counted(cache=tmp_path)
     path = the_file(tmp_path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(errors.Corrupt, match="not a readable safetensors file.*remove it"):
+    with pytest.raises(errors.Corrupt, match=r"not a readable safetensors file.*remove it"):
         counted(cache=tmp_path)
 
 
@@ -437,12 +437,14 @@ def test_training_that_returns_another_architecture_is_refused():
 
 def test_the_same_object_twice_is_refused():
     one = mlp()
-    with pytest.raises(errors.BadRequest, match="fresh: expected a new untrained network at each call, .* same object"):
+    with pytest.raises(
+        errors.BadRequest, match=r"fresh: expected a new untrained network at each call, .* same object"
+    ):
         retrain(lambda: one, every_row(), PLAN, [1, 2], engine_for())
 
 
 def test_a_training_that_diverges_says_so():
-    with pytest.raises(errors.Diverged, match="train: the loss became|train: a weight stopped"):
+    with pytest.raises(errors.Diverged, match=r"train: the loss became|train: a weight stopped"):
         retrain(mlp, every_row(), TrainPlan(epochs=50, lr=1e200, batch_size=8), [1], engine_for())
 
 

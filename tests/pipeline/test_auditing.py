@@ -286,7 +286,7 @@ def leaves(value, path=()):
 def test_the_dictionary_is_plain_and_holds_what_the_front_door_names(nothing):
     told = nothing.to_dict()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert set(told["controls"]) == {"nothing", "retrained"}
+    assert set(told["controls"]) == {"nothing", "retrained", "plan"}
     wanted = {"name", "value", "low", "high", "null_mean", "null_high", "p", "num_models", "least_detectable"}
     assert len(told["measures"]) == 6
     for row in told["measures"]:
@@ -296,6 +296,8 @@ def test_the_dictionary_is_plain_and_holds_what_the_front_door_names(nothing):
     assert told["verdict"] == "FAIL"
     assert told["num_rows"] == {"forget": 16, "retain": 144, "test": 100}
     assert told["accuracy"]["unlearned"] == told["accuracy"]["original"] == dict(nothing.own.accuracy)
+    forgot = [one.accuracy["forget"] for one in nothing.oracles.evidence]
+    assert told["accuracy"]["oracles"]["forget"] == pytest.approx(sum(forgot) / 8)
     assert told["environment"]["torch"] == torch.__version__
     assert told["environment"]["threads"] == torch.get_num_threads()
     assert told["unlearned"]["frozen_digest_before"] == told["unlearned"]["frozen_digest_after"]
@@ -382,7 +384,7 @@ def test_a_network_whose_logits_break_past_the_probe_fails_and_still_has_a_page(
 
 
 def test_it_says_in_a_line_what_came_out(nothing):
-    assert repr(nothing).startswith("Audit(FAIL; 8 oracles; controls: nothing FAIL, retrained PASS; ")
+    assert repr(nothing).startswith("Audit(FAIL; 8 oracles; controls: nothing FAIL, retrained PASS, plan PASS; ")
 
 
 # ---------------------------------------------------------------- bad input
@@ -426,7 +428,7 @@ def test_what_does_not_go_together_is_refused_before_any_training(original, chan
 
 
 def test_a_network_that_was_not_unlearned_here_is_refused(original):
-    with pytest.raises(errors.BadRequest, match="unlearned: expected what excise.unlearn gives, found Sequential"):
+    with pytest.raises(errors.BadRequest, match=r"unlearned: expected what excise.unlearn gives, found Sequential"):
         audited(original, hooks=NoTraining())
 
 

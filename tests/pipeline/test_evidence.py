@@ -167,7 +167,9 @@ def test_training_that_breaks_a_weight_is_named():
         nn.init.constant_(model[-1].bias, math.nan)
         return model
 
-    with pytest.raises(errors.BadData, match="weights in an oracle hold values that are not finite, first in '8.bias'"):
+    with pytest.raises(
+        errors.BadData, match=r"weights in an oracle hold values that are not finite, first in '8.bias'"
+    ):
         gather_oracles(lambda: CASE.build().double(), split_of(), train, 1, engine_for(CASE.make()))
 
 

@@ -87,9 +87,11 @@ def test_statistics_of_frozen_modules_are_part_of_the_proof(buffer):
     assert found.patch.num_changed == {buffer: 1}
 
 
-def test_the_frozen_digest_is_the_hash_of_what_must_not_move_before_and_after():
+@pytest.mark.parametrize("free", [("0", "1.weight", "8"), ("3", "4.bias", "8"), ("8",), None])
+def test_the_frozen_digest_is_the_hash_of_what_must_not_move_before_and_after(free):
     model = NORMAL.make()
-    found = excise.unlearn(model, split_of(NORMAL), del_recipe(budget_fraction=0.2), seed=1)
+    mask = None if free is None else Mask.of_modules(model, free)
+    found = excise.unlearn(model, split_of(NORMAL), del_recipe(budget_fraction=0.2), seed=1, mask=mask)
     assert found.frozen_digest == found.frozen_digest_before
 
     def by_hand(network):
@@ -210,6 +212,10 @@ def test_the_mask_of_DEL_is_what_was_localized_and_the_head():
     scores = localize.WeightGradient(batch_size=16)(model, split_of())
     wanted = scores.select(budget_fraction=0.3, granularity="channel", reduction=localize.Top(0.1))
     assert found.localized == wanted
+    for told in ({"reduction": localize.Mean()}, {"granularity": "weight"}, {"budget_fraction": 0.5}):
+        other = excise.unlearn(model, split_of(), del_recipe(**told), seed=1)
+        options = {"budget_fraction": 0.3, "granularity": "channel", "reduction": localize.Top(0.1), **told}
+        assert other.localized == scores.select(**options) != wanted
     assert found.mask == wanted | Mask.of_modules(model, ["4"])
     assert found.localized.fraction <= 0.3
 
@@ -365,7 +371,7 @@ def test_examples_of_another_shape_come_in_through_forward_and_loss():
     for value, wanted in zip(found.model.parameters(), plain.model.parameters(), strict=True):
         # twice the loss is twice the step; a factor of 2 is exact, lr_at rounds once
         torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-13)
-    with pytest.raises(errors.BadData, match="could not be run on forget rows|expected batches"):
+    with pytest.raises(errors.BadData, match=r"could not be run on forget rows|expected batches"):
         excise.unlearn(CASE.make(), named, recipe)
 
 

@@ -101,7 +101,7 @@ class HalfReset(nn.Linear):
 
 
 def test_a_module_that_resets_only_a_part_is_found_out():
-    with pytest.raises(errors.UnsupportedModel, match="re-initialises 0.weight, which would"):
+    with pytest.raises(errors.UnsupportedModel, match=r"re-initialises 0.weight, which would"):
         reinitialised(nn.Sequential(HalfReset(3, 2)))
 
 

@@ -1,6 +1,7 @@
 """Twins: every number on a page taken anew from the evidence; and the page is drawn."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -56,8 +57,9 @@ def test_an_attack_that_could_not_be_run_is_left_out():
 
 
 def test_bands_are_the_oracles():
-    for part, band in pages.bands(ORACLES).items():
-        assert (band.low, band.mean, band.high) == oracle_band([one.accuracy[part] for one in ORACLES.evidence])
+    for part, band in pages.bands(ORACLES, SPLIT).items():
+        values, num_rows = [one.accuracy[part] for one in ORACLES.evidence], len(getattr(SPLIT, part))
+        assert (band.low, band.mean, band.high) == oracle_band(values, resolution=1 / num_rows)
         assert band.low < band.mean < band.high
 
 
@@ -71,12 +73,10 @@ def test_a_section_counts_rows_and_losses():
     edges = found.histogram_edges
     for name, losses in (("original", original.losses), ("unlearned", own.losses)):
         assert sum(named[name]) == 40
-        inner = [sum(low <= loss < high for loss in losses) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        inner = [sum(low <= loss < high for loss in losses) for low, high in pairwise(edges)]
         assert list(named[name]) == inner
     everyone = np.concatenate([one.losses for one in ORACLES.evidence])
-    wanted = [
-        np.sum((everyone >= low) & (everyone < high)) / 4 for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    wanted = [np.sum((everyone >= low) & (everyone < high)) / 4 for low, high in pairwise(edges)]
     assert list(named["oracles"]) == pytest.approx(wanted)
     assert sum(named["oracles"]) == pytest.approx(40)
     low, mean, high = oracle_band([one.attack for one in ORACLES.evidence])
@@ -152,3 +152,9 @@ def test_losses_that_are_not_finite_are_drawn_too():
     found = section([pages.row("x", broken, ORACLES, 0.0, None)], own=broken)
     assert sum(found.histograms[1].counts) == 40
     assert "<svg" in render(pages.page("A title", "A lead.", sections=[found]))
+
+
+def test_a_band_is_never_narrower_than_half_a_row_allows():
+    low, mean, high = oracle_band([1.0] * 8, resolution=1 / 100)
+    reach = 2.364624251592784 * 0.005 * (1 + 1 / 8) ** 0.5  # Student's t with 7 degrees of freedom at 97.5%
+    assert (mean - low, high - mean) == pytest.approx((reach, reach))

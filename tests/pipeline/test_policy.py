@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -315,9 +313,12 @@ def test_what_a_pass_says_it_would_have_noticed_is_noticed_in_four_of_five():
 def test_oracles_that_do_not_keep_the_retain_rows_as_the_original_does_are_no_yardstick(retain, expected):
     """A plan that trains too little makes oracles that a spoilt network resembles: the original's accuracy gives it away."""
     world = Population(11)
-    weak = [replace(one, accuracy={**one.accuracy, "retain": 0.94 + 0.002 * i}) for i, one in enumerate(world.many())]
-    original = replace(world.original(), accuracy={**world.original().accuracy, "retain": retain})
-    spoilt = replace(world.one(shift=6.0), accuracy={**world.one().accuracy, "retain": 0.945})
+    weak = [
+        dataclasses.replace(one, accuracy={**one.accuracy, "retain": 0.94 + 0.002 * i})
+        for i, one in enumerate(world.many())
+    ]
+    original = dataclasses.replace(world.original(), accuracy={**world.original().accuracy, "retain": retain})
+    spoilt = dataclasses.replace(world.one(shift=6.0), accuracy={**world.one().accuracy, "retain": 0.945})
     outcome, reasons, controls, _ = verdict(spoilt, original, weak, SPLIT)
     assert outcome == expected
     assert controls["plan"] == ("FAIL" if expected == "INVALID" else "PASS")

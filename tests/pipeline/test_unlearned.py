@@ -39,7 +39,7 @@ def test_saved_files_say_the_same_as_the_value(made, tmp_path):
 
 
 def test_no_file_holds_the_values_that_were_to_be_forgotten(made, tmp_path):
-    model, found = made
+    _, found = made
     found.save(tmp_path)
     read = safetensors.torch.load_file(tmp_path / "patch.safetensors")
     old = torch.cat([value.double().flatten() for value in found.patch.before.values()])

@@ -75,12 +75,12 @@ def test_a_network_and_rows_that_go_together_pass_and_are_left_alone(name):
     alone.check()
 
 
-def test_the_check_runs_at_most_eight_rows_in_eval_mode_and_without_gradient():
+def test_the_check_runs_at_most_eight_rows_in_eval_mode_and_where_gradients_flow():
     calls = []
     model = CASES["mlp"].make()
     model.register_forward_hook(lambda module, args, out: calls.append((len(out), module.training, out.requires_grad)))
     Task().require_fit(model, {"forget": Rows.all_of(some_rows(3)), "retain": Rows.all_of(some_rows(50))})
-    assert calls == [(3, False, False), (8, False, False)]
+    assert calls == [(3, False, True), (8, False, True)]
 
 
 def test_every_label_is_checked_and_named_by_position():
@@ -185,3 +185,13 @@ def test_a_map_style_data_set_is_read_only_where_it_must_be():
 def test_the_device_is_the_first_parameters():
     assert device_of(nn.Linear(2, 2)) == torch.device("cpu")
     assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+
+
+def test_a_forward_without_a_gradient_is_refused_before_any_work():
+    @torch.no_grad()
+    def forward(model, content):
+        return model(content[0]), content[1]
+
+    case = CASES["mlp"]
+    with pytest.raises(errors.UnsupportedModel, match=r"the logits of .* on forget rows have no gradient"):
+        Task(forward=forward).require_fit(case.make(), {"forget": Rows.all_of(case.data(4))})

@@ -97,13 +97,14 @@ def against_oracles(
     )
 
 
-def oracle_band(values: Sequence[float]) -> tuple[float, float, float]:
+def oracle_band(values: Sequence[float], *, resolution: float = 0.0) -> tuple[float, float, float]:
     """Give low, mean and high of the 95% band in which one more oracle's number would fall (Student's t, see above)."""
     numbers = np.asarray(values, dtype=np.float64)
     reach = 0.0
     if len(numbers) > 1:
         edge = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
-        reach = float(edge * numbers.std(ddof=1) * np.sqrt(1 + 1 / len(numbers)))
+        spread = max(float(numbers.std(ddof=1)), resolution / 2)
+        reach = float(edge * spread * np.sqrt(1 + 1 / len(numbers)))
     return float(numbers.mean()) - reach, float(numbers.mean()), float(numbers.mean()) + reach
 
 

@@ -10,7 +10,7 @@ from excise import errors
 
 
 def confidences(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Give the softmax probability of each row's target, `[examples]` in [0, 1]; NaN where infinite logits leave it undefined."""
+    """Give the softmax probability of each row's target, `[examples]` in [0, 1]; NaN where logits leave it undefined."""
     with np.errstate(invalid="ignore"):
         surprise = log_softmax(np.asarray(logits, dtype=np.float64), axis=1)
     return np.asarray(np.exp(surprise[np.arange(len(targets)), targets]))
@@ -50,8 +50,7 @@ def confidence_attack(
     count = min(len(members), len(non_members))
     inside = generator.permutation(members)[:count]
     outside = generator.permutation(non_members)[:count]
-    classifier = SVC(
-        C=3.0, kernel="rbf", gamma="auto", random_state=0
-    )  # without it, fit draws from numpy's global state
+    # random_state changes nothing in the result; without it, fit draws from numpy's global generator
+    classifier = SVC(C=3.0, kernel="rbf", gamma="auto", random_state=0)
     classifier.fit(np.concatenate([inside, outside])[:, None], np.repeat([1, 0], count))
     return float((classifier.predict(forget[:, None]) == 0).mean())

@@ -47,7 +47,8 @@ class Audit:
         oracles: the retrained networks and theirs.
         unlearned: what was audited.
         split: on which rows.
-        plan_digest: SHA-256 of what was to be measured and how, taken before any network was observed.
+        plan_digest: SHA-256 of the deciding measures, their level, number of oracles, seed, training plan and numbers of rows,
+            taken before any network was observed.
         seconds: wall time, oracles included.
     """
 

@@ -156,7 +156,7 @@ def _chapter(
         pages.row(key, evidence, oracles, result.cost.seconds, result.cost.retraining_share)
         for key, (result, evidence) in done.items()
     ]
-    bands = pages.bands(oracles)
+    bands = pages.bands(oracles, split)
     forgot, own = done["DEL"]
     section = pages.section(name, *TITLES[name], split, rows, oracles, done["Nothing"][1], own, forgot.mask)
     table = {

@@ -44,17 +44,19 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
 def reinitialised(model: nn.Module) -> nn.Module:
     """Give a copy with every parameter drawn anew by its own module's `reset_parameters`, inner modules before outer ones.
 
-    Every parameter of the copy is first set to NaN; what is still NaN afterwards was not re-initialised. Normalisation
-    layers reset their running statistics themselves; a buffer that no module resets keeps its value, since nothing tells
-    a constant from a statistic.
+    Parameters that the user froze (`requires_grad` False) keep their values. Every other is first set to NaN; what is still
+    NaN afterwards was not re-initialised. Normalisation layers reset their running statistics themselves; a buffer that
+    no module resets keeps its value, since nothing tells a constant from a statistic.
 
     Raises:
         errors.UnsupportedModel: names the parameters that would have kept their trained values.
     """
     copy = params.clone_model(model)
+    frozen = {name: value.detach().clone() for name, value in copy.named_parameters() if not value.requires_grad}
     with torch.no_grad():
         for value in copy.parameters():
-            value.fill_(torch.nan)
+            if value.is_floating_point() or value.is_complex():
+                value.fill_(torch.nan)
     for module in reversed(list(copy.modules())):  # as when built: a module made its parts, then changed their draws
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if callable(reset):
@@ -64,6 +66,9 @@ def reinitialised(model: nn.Module) -> nn.Module:
                 raise errors.UnsupportedModel(
                     f"{type(module).__name__}.reset_parameters failed ({error}); pass fresh=, a callable that builds it"
                 ) from error
+    with torch.no_grad():
+        for name, before in frozen.items():  # never trained on the rows: a backbone that only carries a head stays
+            copy.get_parameter(name).copy_(before)
     kept = [name for name, value in copy.named_parameters() if bool(value.isnan().any())]
     if kept:
         shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")

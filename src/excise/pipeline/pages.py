@@ -44,13 +44,14 @@ def row(recipe: str, own: Evidence, oracles: Oracles, seconds: float, share: flo
     )
 
 
-def bands(oracles: Oracles) -> dict[str, Band]:
+def bands(oracles: Oracles, split: Split) -> dict[str, Band]:
     """Give the oracles' 95% band of each accuracy."""
-    return {part: _band([one.accuracy[part] for one in oracles.evidence]) for part in PARTS}
+    sizes = {"forget": len(split.forget), "retain": len(split.retain), "test": len(split.test or ())}
+    return {part: _band([one.accuracy[part] for one in oracles.evidence], sizes[part]) for part in PARTS}
 
 
-def _band(values: Sequence[float]) -> Band:
-    low, mean, high = oracle_band(values)
+def _band(values: Sequence[float], num_rows: int) -> Band:
+    low, mean, high = oracle_band(values, resolution=1 / num_rows)
     return Band(low=low, mean=mean, high=high)
 
 
@@ -76,8 +77,8 @@ def section(
         num_retain=len(split.retain),
         num_test=len(split.test or ()),
         num_oracles=len(oracles.evidence),
-        bands=bands(oracles),
-        attack_band=_band([one.attack for one in oracles.evidence]),
+        bands=bands(oracles, split),
+        attack_band=_band([one.attack for one in oracles.evidence], len(split.forget)),
         oracle_seconds=oracles.mean_seconds,
         rows=list(rows),
         histogram_edges=edges.tolist(),

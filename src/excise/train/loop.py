@@ -104,7 +104,7 @@ def fit_(
                 now = {pace: batch, **{name: next(source) for name, source in cycled.items()}}
                 loss = _objective_of(objective, Step(model, epoch, engine, now), stage)
                 total += sound.require_finite(loss, stage, epoch)
-                if optimizer is not None and loss.requires_grad:
+                if optimizer is not None and loss.requires_grad:  # a mask may hold only what the loss does not reach
                     loss.backward()  # type: ignore[no-untyped-call]
                     free.step(optimizer, plan.clip_norm)
                     optimizer.zero_grad()

@@ -80,7 +80,7 @@ class Task:
             errors.BadData: labels outside the classes of the network's head, or examples the network cannot take.
         """
         params.require_parameters(model)
-        with params.untouched(model), torch.no_grad():
+        with params.untouched(model), torch.enable_grad():
             model.eval()
             for name, rows in named_rows.items():
                 logits = self._probe(model, name, rows)
@@ -104,6 +104,11 @@ class Task:
             raise errors.UnsupportedModel(
                 f"expected logits of shape [batch, classes] for a batch of {len(batch)}, found {found}; "
                 "pass forward=, a callable (model, batch) -> logits, targets"
+            )
+        if not logits.requires_grad:
+            raise errors.UnsupportedModel(
+                f"the logits of {type(model).__name__} on {name} rows have no gradient, so no step would change anything; "
+                "check that forward= neither detaches nor runs under torch.no_grad()"
             )
         if not logits.isfinite().all():
             raise errors.UnsupportedModel(
