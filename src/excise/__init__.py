@@ -1,7 +1,7 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
-The front door: `Split`, `unlearn`, `audit`, `TrainPlan`, `Mask`, and the rooms `recipes`, `methods`, `localize`, `data`. Names
-are looked up when first used, so that importing `excise` does not import torch.
+The front door: `Split`, `doctor`, `unlearn`, `audit`, `TrainPlan`, `Mask`, and the rooms `recipes`, `methods`, `localize`,
+`data`. Names are looked up when first used, so that importing `excise` does not import torch.
 """
 
 import importlib
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from excise import data, localize, methods, networks, recipes
     from excise.data import Split
     from excise.masks import Mask
-    from excise.pipeline import Audit, Unlearned, audit, unlearn
+    from excise.pipeline import Audit, Finding, Unlearned, audit, doctor, unlearn
     from excise.train import Hooks, TrainPlan
 
 _HOMES = {
     "Audit": "excise.pipeline",
+    "Finding": "excise.pipeline",
     "Hooks": "excise.train",
     "Mask": "excise.masks",
     "Split": "excise.data",
     "TrainPlan": "excise.train",
     "Unlearned": "excise.pipeline",
     "audit": "excise.pipeline",
+    "doctor": "excise.pipeline",
     "unlearn": "excise.pipeline",
 }
 _ROOMS = ("data", "localize", "methods", "networks", "recipes")
@@ -32,6 +34,7 @@ _ROOMS = ("data", "localize", "methods", "networks", "recipes")
 __all__ = [
     "Audit",
     "ExciseError",
+    "Finding",
     "Hooks",
     "Mask",
     "Split",
@@ -40,6 +43,7 @@ __all__ = [
     "__version__",
     "audit",
     "data",
+    "doctor",
     "localize",
     "methods",
     "networks",
