@@ -29,11 +29,11 @@ class Watched(Dataset):
         return self.inputs[row], self.answers[row]
 
 
-def engine_for(model, *, seed=0, head=None, fresh=None, task=None, hooks=None):
-    """Give an engine whose head is the named module, or none."""
-    chosen = Mask.empty(model) if head is None else Mask.of_modules(model, [head])
+def engine_for(model, *, seed=0, besides=None, fresh=None, original=None, task=None, hooks=None):
+    """Give an engine that lets the named module be trained besides the mask, or nothing."""
+    chosen = Mask.empty(model) if besides is None else Mask.of_modules(model, [besides])
     extra = {} if hooks is None else {"hooks": hooks}
-    return Engine(task or Task(), seed=seed, head=chosen, fresh=fresh, **extra)
+    return Engine(task or Task(), seed=seed, besides=chosen, fresh=fresh, original=original, **extra)
 
 
 def raw(tensor):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -384,3 +385,62 @@ def test_a_digest_is_the_hash_of_names_shapes_and_packed_bits():
     running = hashlib.sha256(b"b\0(2,)\0(1,)\0" + bytes([0b10000000]))
     running.update(b"w\0(3, 3)\0(3, 3)\0" + np.packbits(np.eye(3, dtype=bool)).tobytes())
     assert mask.digest == running.hexdigest()
+
+
+def read_picture(picture):
+    """Read a picture back: name, characters of the bar, percent, chosen, all."""
+    pattern = re.compile(r"(\S+) +\[(#*)(\.*)\] +([\d.]+)%  +([\d,]+) of ([\d,]+)")
+    for line in picture.splitlines():
+        name, full, rest, percent, chosen, total = pattern.fullmatch(line).groups()
+        yield name, len(full), len(rest), float(percent), int(chosen.replace(",", "")), int(total.replace(",", ""))
+
+
+@given(tensors(), st.integers(2, 60))
+def test_a_picture_has_a_line_a_module_in_order_and_says_what_is_so(found, width):
+    mask = Mask.from_tensors(found)
+    lines = list(read_picture(mask.picture(width)))
+    assert [name for name, *_ in lines] == list(mask.per_module())
+    assert sum(chosen for *_, chosen, _ in lines) == mask.num_selected
+    assert sum(total for *_, total in lines) == NUM_WEIGHTS
+    for (_, full, rest, percent, chosen, total), share in zip(lines, mask.per_module().values(), strict=True):
+        assert full + rest == width
+        assert abs(percent - 100 * share) <= 0.05 + 1e-9
+        assert chosen == round(share * total)
+        assert (full == 0) == (chosen == 0)
+        assert (rest == 0) == (chosen == total > 0)
+        assert abs(full - share * width) <= 1 + 1e-9
+    assert len({len(line.partition("]")[0]) for line in mask.picture(width).splitlines()}) == 1
+
+
+def test_a_picture_to_look_at():
+    shapes = {"stem.weight": (1000, 3), "stem.bias": (6,), "body.0.weight": (4, 2), "head": (10,)}
+    bits = {name: torch.zeros(shape, dtype=torch.bool) for name, shape in shapes.items()}
+    bits["stem.weight"][:2, :] = True
+    bits["body.0.weight"][:3] = True
+    bits["head"][:] = True
+    assert Mask.from_tensors(bits).picture(8).splitlines() == [
+        "stem   [#.......]   0.2%   6 of 3,006",
+        "body.0 [######..]  75.0%   6 of 8",
+        "head   [########] 100.0%  10 of 10",
+    ]
+    assert len(Mask.from_tensors(bits).picture().splitlines()[0].partition("[")[2].partition("]")[0]) == 40
+
+
+def test_a_picture_shortens_long_names_and_draws_many_modules():
+    names = [f"encoder.blocks.{place}.a.very.deeply.nested.attention.projection.{place}" for place in range(300)]
+    mask = Mask.from_tensors({f"{name}.weight": torch.tensor([place % 2 == 0]) for place, name in enumerate(names)})
+    lines = mask.picture(10).splitlines()
+    assert len(lines) == 300
+    assert max(map(len, lines)) < 80
+    for name, line in zip(names, lines, strict=True):
+        begin, end = line.split()[0].split("...")
+        assert len(begin) + len(end) + 3 == 40
+        assert name.startswith(begin) and name.endswith(end)
+    exact = "x" * 40
+    assert Mask.from_tensors({f"{exact}.weight": torch.tensor([True])}).picture(2).startswith(f"{exact} [##]")
+
+
+@pytest.mark.parametrize("width", [1, 0, -3, 2.0, True])
+def test_a_bar_too_narrow_is_refused(width):
+    with pytest.raises(errors.BadRequest, match=f"^width: expected an integer of at least 2, found {width}$"):
+        Mask.from_tensors({"w": torch.ones(2) > 0}).picture(width)

@@ -1,15 +1,21 @@
 import hashlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from excise import errors, params
+from excise.masks import Mask
 from tests.cases import CASES
+from tests.probes import LeftAlone, same_bytes, snapshot
+from tests.wrapping import WRAPPERS, alone
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -357,3 +363,179 @@ def test_a_network_with_a_part_called_module_is_taken_at_its_word():
     assert params.model_digest(target) == params.model_digest(source)
     with pytest.raises(errors.MaskMismatch, match=r"missing module\.bias"):
         params.load_strictly_(target, {"module.weight": torch.ones(1, 1)}, "w.pt")
+
+
+# --- wrappers -----------------------------------------------------------------------------------------------------------
+
+each_wrapper = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+
+
+@pytest.fixture(scope="module")
+def _processes(tmp_path_factory):
+    with alone(tmp_path_factory.mktemp("group")):
+        yield
+
+
+def wrapper_kinds(model):
+    """Give the wrappers' types from the outside in, the network's own last."""
+    inner = getattr(model, "_orig_mod", None) or (model.module if hasattr(model, "module") else None)
+    return [type(model), *([] if inner is None else wrapper_kinds(inner))]
+
+
+@each_case
+def test_a_network_without_a_wrapper_is_itself(case):
+    model, other = case.make(), case.make()
+    assert params.unwrapped(model) is model
+    assert params.rewrapped(model, other) is other
+
+
+def test_a_network_with_parts_named_like_a_wrappers_is_itself():
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module, self._orig_mod = nn.Linear(1, 1), nn.Linear(1, 1)
+
+    model = Outer()
+    assert params.unwrapped(model) is model
+
+
+@pytest.mark.usefixtures("_processes")
+@each_wrapper
+@each_case
+def test_everything_is_named_as_without_the_wrapper(case, wrap):
+    model = case.make()
+    model.register_buffer("scratch", torch.zeros(2), persistent=False)
+    wrapped = wrap(model)
+    assert params.unwrapped(wrapped) is model
+    for read in (params.named_parameters, params.named_buffers):
+        assert [*read(wrapped)] == [*read(model)]
+        assert all(value is read(model)[name] for name, value in read(wrapped).items())
+    assert params.digest(params.state_of(wrapped)) == params.digest(params.state_of(model))
+    assert params.model_digest(wrapped) == params.model_digest(model)
+    last = [name for name, _ in model.named_modules()][-1]
+    assert Mask.of_modules(wrapped, [last]) == Mask.of_modules(model, [last])
+    assert Mask.full(wrapped).digest == Mask.full(model).digest
+    assert Mask.where(wrapped, lambda name: name.endswith("bias")) == Mask.where(model, lambda n: n.endswith("bias"))
+    Mask.empty(model).require_fit(wrapped)
+    params.require_parameters(wrapped)
+
+
+@pytest.mark.usefixtures("_processes")
+@each_wrapper
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_a_wrapper_is_copied_around_another_network(wrap, used):
+    case = CASES["batchnorm"]
+    model, other = case.make(), case.make()
+    inputs, labels = case.data(6)
+    with torch.no_grad():
+        for value in other.parameters():
+            value.mul_(1.5)
+    wrapped = wrap(model)
+    if used:
+        nn.functional.cross_entropy(wrapped(inputs), labels).backward()
+    watch, before = LeftAlone(wrapped), snapshot(other)
+    again = params.rewrapped(wrapped, other)
+    watch.check()
+    assert wrapper_kinds(again) == wrapper_kinds(wrapped)
+    assert params.unwrapped(again) is other and params.unwrapped(wrapped) is model
+    assert same_bytes(before, snapshot(other))
+    assert {id(value) for value in again.parameters()} == {id(value) for value in other.parameters()}
+    watch = LeftAlone(wrapped)
+    nn.functional.cross_entropy(again(inputs), labels).backward()  # the copy works, and on its own network
+    watch.check()
+    assert all(value.grad is not None for value in other.parameters())
+    assert torch.equal(again.eval()(inputs), other.eval()(inputs))
+    again.load_state_dict(wrapped.state_dict())
+    assert params.model_digest(other) == params.model_digest(model)
+
+
+@pytest.mark.usefixtures("_processes")
+@each_wrapper
+@each_case
+def test_a_clone_of_a_wrapped_network_is_wrapped_and_shares_nothing(case, wrap):
+    wrapped = wrap(case.make())
+    watch = LeftAlone(wrapped)
+    clone = params.clone_model(wrapped)
+    watch.check()
+    assert wrapper_kinds(clone) == wrapper_kinds(wrapped)
+    assert same_bytes(snapshot(clone), snapshot(wrapped))
+    assert not {v.data_ptr() for v in clone.state_dict().values()} & {
+        v.data_ptr() for v in wrapped.state_dict().values()
+    }
+
+
+@pytest.mark.usefixtures("_processes")
+@each_wrapper
+@each_case
+def test_weights_of_a_wrapped_network_fit_the_plain_one_and_the_reverse(case, wrap):
+    source, target = wrap(case.make()), case.make()
+    with torch.no_grad():
+        for value in source.parameters():
+            value.add_(1)
+    for state in (source.state_dict(), params.state_of(source)):
+        for goal in (target, wrap(case.make())):
+            params.load_strictly_(goal, state, "w.pt")
+            assert params.model_digest(goal) == params.model_digest(source)
+
+
+def test_weights_that_do_not_fit_a_wrapped_network_are_listed_by_its_own_names():
+    with pytest.raises(errors.MaskMismatch, match=r"do not fit Linear \(2 differences\):\n  missing weight"):
+        params.load_strictly_(DataParallel(nn.Linear(1, 1)), {}, "w.pt")
+
+
+@pytest.mark.usefixtures("_processes")
+@pytest.mark.parametrize("unused", [True, False])
+def test_a_distributed_copy_keeps_its_settings_and_its_group(unused):
+    settings = {
+        "find_unused_parameters": unused,
+        "gradient_as_bucket_view": True,
+        "bucket_cap_mb": 3,
+        "static_graph": not unused,  # which finds them itself
+    }
+    groups = {"default": None, "own": distributed.new_group([0])}
+    for group in groups.values():
+        wrapped = DistributedDataParallel(CASES["mlp"].make(), process_group=group, **settings)
+        synced = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in vars(wrapped))
+        setattr(wrapped, synced, False)
+        again = params.rewrapped(wrapped, CASES["mlp"].make())
+        assert again.process_group is wrapped.process_group
+        for name in ("find_unused_parameters", "gradient_as_bucket_view", "static_graph"):
+            assert getattr(again, name) is getattr(wrapped, name) is settings[name]
+        assert vars(again)[synced] is False
+        assert again.bucket_bytes_cap == wrapped.bucket_bytes_cap == 3 * 2**20
+        assert (again.device_ids, again.output_device, again.dim) == (None, None, 0)
+
+
+def test_a_distributed_network_whose_processes_are_gone_is_refused_early(tmp_path):
+    code = (
+        "import sys, torch\n"
+        "from torch import distributed, nn\n"
+        "from excise import errors, params\n"
+        "distributed.init_process_group('gloo', init_method=f'file://{sys.argv[1]}', rank=0, world_size=1)\n"
+        "wrapped = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))\n"
+        "distributed.destroy_process_group()\n"
+        "for refuses in (params.require_parameters, lambda w: params.rewrapped(w, nn.Linear(1, 1))):\n"
+        "    try:\n"
+        "        refuses(wrapped)\n"
+        "    except errors.UnsupportedModel as error:\n"
+        "        print(error)\n"
+        "assert params.unwrapped(wrapped) is wrapped.module\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "meeting")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"whose process group is gone.*pass the network inside \(model\.module\)", done.stdout)) == 2
+
+
+def test_nothing_of_torchs_compiler_is_imported_to_look_for_a_wrapper():
+    code = (
+        "import sys; from torch import nn; from excise import params; params.unwrapped(nn.Linear(1, 1));"
+        "print([name for name in sys.modules if name.startswith('torch._dynamo')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -8,6 +8,7 @@ from torch import nn
 from excise import errors, params, store
 from excise.patch import Patch
 from tests.cases import CASES
+from tests.wrapping import WRAPPERS, alone
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -247,3 +248,37 @@ def test_a_patch_file_whose_parts_disagree_is_refused(tmp_path, tensors, metadat
     store.write_tensors(path, tensors, {"kind": "excise-patch-1", **metadata})
     with pytest.raises(errors.BadData, match=r"p\.safetensors: its places and its values disagree"):
         Patch.load(path)
+
+
+# --- wrappers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def _processes(tmp_path_factory):
+    with alone(tmp_path_factory.mktemp("group")):
+        yield
+
+
+@pytest.mark.usefixtures("_processes")
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+@each_case
+def test_a_patch_fits_a_network_wrapped_or_not(case, wrap):
+    original = case.make()
+    changed = changed_from(original)
+    wrapped, other = wrap(case.make()), wrap(changed_from(original))
+    plain = Patch.between(original, changed)
+    digests = params.model_digest(original), params.model_digest(changed)
+    for patch in (
+        plain,
+        Patch.between(wrapped, other),
+        Patch.between(wrapped, changed),
+        Patch.between(original, other),
+    ):
+        assert patch.base_digest == plain.base_digest
+        assert params.digest(patch.places) == params.digest(plain.places)
+        assert params.digest(patch.after) == params.digest(plain.after)
+        applied, reverted = patch.apply(wrapped), patch.revert(other)
+        assert type(applied) is type(reverted) is type(wrapped)
+        assert (params.model_digest(reverted), params.model_digest(applied)) == digests
+        assert type(patch.apply(original)) is type(original)
+    assert (params.model_digest(wrapped), params.model_digest(other)) == digests  # arguments are left alone

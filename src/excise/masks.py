@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from excise import errors, params, store
 
 Shapes = dict[str, tuple[int, ...]]
+_NAME_WIDTH = 40
 
 
 class Mask:
@@ -66,10 +67,12 @@ class Mask:
     def of_modules(cls, model: nn.Module, names: Iterable[str]) -> Self:
         """Give the mask that allows the named modules (and all inside them), or the named single parameters.
 
+        A wrapped network (see `params.unwrapped`) is named as it is without its wrappers, here and wherever a mask is cut.
+
         Raises:
             errors.MaskMismatch: a name that is neither a module nor a parameter of `model`.
         """
-        wanted = list(names)
+        model, wanted = params.unwrapped(model), list(names)
         known = {name for name, _ in model.named_modules()} | set(params.named_parameters(model))
         unknown = [name for name in wanted if name not in known]
         if unknown:
@@ -129,12 +132,46 @@ class Mask:
 
         A parameter that belongs to no submodule stands under its own name.
         """
-        chosen: dict[str, list[int]] = {}
+        return {module: selected / max(total, 1) for module, (selected, total) in self._counts().items()}
+
+    def picture(self, width: int = 40) -> str:
+        """Draw how much of each module may change: a line a module, in the network's order, which mostly is that of depth.
+
+        A line gives the module's name (long ones shortened in the middle), a bar, the share of its own weights that may
+        change, and their number. A bar is empty only where nothing may change, and full only where everything may.
+
+        Args:
+            width: characters in a bar, at least 2.
+
+        Raises:
+            errors.BadRequest: a bar of fewer characters.
+
+        >>> print(Mask.from_tensors({"a.w": torch.tensor([True, False, True, True]), "b.w": torch.zeros(2) > 0}).picture(8))
+        a [######..]  75.0%  3 of 4
+        b [........]   0.0%  0 of 2
+        """
+        if not isinstance(width, int) or isinstance(width, bool) or width < 2:
+            raise errors.BadRequest(f"width: expected an integer of at least 2, found {width!r}")
+        counts = self._counts()
+        names = {module: _shortened(module) for module in counts}
+        pad = max(map(len, names.values()), default=0)
+        digits = max((len(f"{selected:,}") for selected, _ in counts.values()), default=0)
+        lines = []
+        for module, (selected, total) in counts.items():
+            fraction = selected / max(total, 1)
+            filled = int(fraction) * width if fraction in (0, 1) else min(max(round(fraction * width), 1), width - 1)
+            bar = "#" * filled + "." * (width - filled)
+            lines.append(f"{names[module]:<{pad}} [{bar}] {fraction:6.1%}  {selected:>{digits},} of {total:,}")
+        return "\n".join(lines)
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        """Count each module's own weights that may change, and all of them."""
+        found: dict[str, tuple[int, int]] = {}
         for name, shape in self._shapes.items():
-            pair = chosen.setdefault(name.rpartition(".")[0] or name, [0, 0])
-            pair[0] += self.count(name)
-            pair[1] += math.prod(shape)
-        return {module: selected / max(total, 1) for module, (selected, total) in chosen.items()}
+            module = name.rpartition(".")[0] or name
+            selected, total = found.get(module, (0, 0))
+            found[module] = selected + self.count(name), total + math.prod(shape)
+        return found
 
     def _combine(self, other: Mask, operation: Callable[[Tensor, Tensor], Tensor]) -> Mask:
         if self._shapes != other._shapes:
@@ -223,6 +260,14 @@ class Mask:
             return cls(entries, {name: tuple(full) for name, (full, _) in shapes.items()})
         except (KeyError, ValueError, RuntimeError) as error:
             raise errors.BadData(f"{path}: the mask's header and its content disagree ({error})") from error
+
+
+def _shortened(name: str) -> str:
+    """Give a name of at most `_NAME_WIDTH` characters, its beginning and its end."""
+    if len(name) <= _NAME_WIDTH:
+        return name
+    end = 2 * _NAME_WIDTH // 3
+    return f"{name[: _NAME_WIDTH - end - 3]}...{name[-end:]}"
 
 
 def _owned(model: nn.Module, name: str) -> list[nn.Parameter]:

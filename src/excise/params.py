@@ -1,25 +1,103 @@
-"""Parameters as `dict[str, Tensor]`, always matched by name: copies, digests and comparison of networks."""
+"""Parameters as `dict[str, Tensor]`, always matched by name: copies, digests and comparison of networks.
+
+A network inside torch's own wrappers (`torch.compile`, `DataParallel`, `DistributedDataParallel`) has the names that it
+has without them, so that a mask or a patch made of the one fits the other.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from excise import errors
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch puts before every name of a network it wraps: (Distributed)DataParallel, and `torch.compile`."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Give the network inside torch's own wrappers, however many; a network without one is given as it is."""
+    held = _held(model)
+    return model if held is None else unwrapped(held)
+
+
+def rewrapped(wrapper: nn.Module, inner: nn.Module) -> nn.Module:
+    """Give copies of the wrappers of one network around another of the same architecture, which is not copied.
+
+    What is compiled is compiled anew at its first use. A copy of `DistributedDataParallel` keeps the settings, but not a
+    communication hook; over another group than the default one torch refuses to copy, and it is constructed anew.
+    Neither way waits for other processes.
+
+    Args:
+        wrapper: the wrapped network, left alone; one without a wrapper gives `inner` itself.
+        inner: what to wrap.
+
+    Raises:
+        errors.UnsupportedModel: the processes of a distributed wrapper are gone.
+    """
+    held = _held(wrapper)
+    if held is None:
+        return inner
+    within = rewrapped(held, inner)
+    if isinstance(wrapper, DistributedDataParallel):
+        _require_processes(wrapper)
+        if wrapper.process_group != distributed.group.WORLD:
+            return _distributed(wrapper, within)
+    memo: dict[int, object] = {id(held): within}  # a wrapper may keep a list of the parameters
+    memo |= {id(value): twin for value, twin in zip(held.parameters(), within.parameters(), strict=True)}
+    return copy.deepcopy(wrapper, memo)
+
+
+def _held(model: nn.Module) -> nn.Module | None:
+    """Give what a wrapper wraps; None for anything else."""
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        return model.get_submodule("module")
+    compiling = sys.modules.get("torch._dynamo.eval_frame")  # takes seconds to import; without it nothing is compiled
+    compiled = compiling is not None and isinstance(model, compiling.OptimizedModule)
+    return model.get_submodule("_orig_mod") if compiled else None
+
+
+def _require_processes(wrapper: DistributedDataParallel) -> None:
+    if not distributed.is_initialized():
+        raise errors.UnsupportedModel(
+            "the network is in a DistributedDataParallel whose process group is gone, so that its result could not be put "
+            "into one; pass the network inside (model.module), or keep the process group until the result is there"
+        )
+
+
+def _distributed(wrapper: DistributedDataParallel, within: nn.Module) -> DistributedDataParallel:
+    made = DistributedDataParallel(
+        within,
+        device_ids=wrapper.device_ids,
+        output_device=wrapper.output_device,
+        dim=wrapper.dim,
+        init_sync=False,  # the processes need not meet, and nobody's weights are written over
+        process_group=wrapper.process_group,
+        bucket_cap_mb=wrapper.bucket_bytes_cap / 2**20,
+        find_unused_parameters=wrapper.find_unused_parameters,
+        gradient_as_bucket_view=wrapper.gradient_as_bucket_view,
+        static_graph=wrapper.static_graph,
+    )
+    for name in {"broadcast_buffers", "forward_sync_buffers"} & set(vars(wrapper)):  # one or other, by torch's version
+        setattr(made, name, getattr(wrapper, name))
+    return made
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Give every parameter once, under the first of its names (a tied weight has one entry)."""
-    return dict(model.named_parameters())
+    return dict(unwrapped(model).named_parameters())
 
 
 def named_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Give every buffer that a state dict would hold, by name."""
+    model = unwrapped(model)
     persistent = model.state_dict(keep_vars=True)
     return {name: buffer for name, buffer in model.named_buffers() if name in persistent}
 
@@ -28,8 +106,13 @@ def require_parameters(model: nn.Module) -> None:
     """Refuse a network that has nothing to change, or in a form whose weights cannot be changed.
 
     Raises:
-        errors.UnsupportedModel: no parameters, none that requires a gradient, or one that holds no data.
+        errors.UnsupportedModel: no parameters, none that requires a gradient, or one that holds no data; or a distributed
+            wrapper whose processes are gone.
     """
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            _require_processes(module)
+    model = unwrapped(model)
     found = named_parameters(model)
     if not found:
         raise errors.UnsupportedModel(
@@ -53,13 +136,26 @@ def require_parameters(model: nn.Module) -> None:
 
 
 def clone_model(model: nn.Module) -> nn.Module:
-    """Give a deep copy without gradients (a parameter's copy has none); tied weights stay tied.
+    """Give a deep copy without gradients (a parameter's copy has none); tied weights stay tied, wrappers are copied too.
 
     A module may keep an activation as an attribute, which torch does not copy: its value is taken over, its graph is not.
     """
-    kept = (value for module in model.modules() for value in vars(module).values())
+    inner = unwrapped(model)
+    kept = (value for module in inner.modules() for value in vars(module).values())
     memo = {id(value): value.detach().clone() for value in kept if isinstance(value, Tensor) and not value.is_leaf}
-    return copy.deepcopy(model, memo)
+    return rewrapped(model, copy.deepcopy(inner, memo))
+
+
+def shadow_of(model: nn.Module) -> nn.Module:
+    """Give a copy in eval mode whose parameters lie in the memory of the network's own and ask for no gradient.
+
+    To be run, never to be trained. Buffers are copied, since a module may write to its own even in eval mode.
+    """
+    model = unwrapped(model)
+    kept = (value for module in model.modules() for value in vars(module).values())
+    memo: dict[int, Tensor] = {id(v): v.detach().clone() for v in kept if isinstance(v, Tensor) and not v.is_leaf}
+    memo |= {id(value): nn.Parameter(value.detach(), requires_grad=False) for value in model.parameters()}
+    return copy.deepcopy(model, memo).eval()
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -69,7 +165,7 @@ def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Give a detached copy of the state dict, on the CPU: parameters, tied names included, and persistent buffers."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    return {name: value.detach().to("cpu", copy=True) for name, value in unwrapped(model).state_dict().items()}
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
@@ -96,7 +192,7 @@ def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
 
 def model_digest(model: nn.Module) -> str:
     """Give the digest of a network's parameters and persistent buffers."""
-    return digest(dict(model.state_dict()))
+    return digest(dict(unwrapped(model).state_dict()))
 
 
 @contextmanager
@@ -112,10 +208,6 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
         for value, requires_grad, gradient in held:
             value.requires_grad_(requires_grad)
             value.grad = gradient
-
-
-WRAPPERS = ("module.", "_orig_mod.")
-"""What torch puts before every name of a network it wraps: (Distributed)DataParallel, and `torch.compile`."""
 
 
 @contextmanager
@@ -137,14 +229,16 @@ def untouched(model: nn.Module) -> Iterator[None]:
 def load_strictly_(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load a state dict into `model`, in place, or refuse with every name and shape that does not fit.
 
-    A prefix that a wrapper put before every name is left out, where the network itself has no such names.
+    A prefix that a wrapper put before every name is left out, where the network itself has no such names; weights saved
+    from a wrapped network fit the plain one, and the reverse.
 
     Raises:
         errors.MaskMismatch: missing, unexpected or differently shaped entries, all of them listed.
         errors.BadData: values that are not finite.
     """
+    model = unwrapped(model)
     own = model.state_dict()
-    state = _unwrapped(state, own)
+    state = _without_prefix(state, own)
     lines = [f"missing {name} {tuple(own[name].shape)}" for name in own if name not in state]
     lines += [f"unexpected {name} {tuple(state[name].shape)}" for name in state if name not in own]
     lines += [
@@ -166,8 +260,8 @@ def load_strictly_(model: nn.Module, state: Mapping[str, Tensor], where: str) ->
     model.load_state_dict(dict(state))
 
 
-def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     for prefix in WRAPPERS:
         if state and all(name.startswith(prefix) and name not in own for name in state):
-            return _unwrapped({name.removeprefix(prefix): value for name, value in state.items()}, own)
+            return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()}, own)
     return state

@@ -34,12 +34,12 @@ class Patch:
 
     @classmethod
     def between(cls, original: nn.Module, changed: nn.Module) -> Patch:
-        """Give the patch that turns `original` into `changed`.
+        """Give the patch that turns `original` into `changed`; either may be wrapped, see `params.unwrapped`.
 
         Raises:
             errors.MaskMismatch: the two have other parameters or buffers, or some of another shape or type.
         """
-        first, second = original.state_dict(), changed.state_dict()
+        first, second = (params.unwrapped(model).state_dict() for model in (original, changed))
         kinds = [{name: (value.shape, value.dtype) for name, value in state.items()} for state in (first, second)]
         if kinds[0] != kinds[1]:
             name = next(name for name in {**first, **second} if kinds[0].get(name) != kinds[1].get(name))
@@ -65,7 +65,7 @@ class Patch:
         return {name: len(index) for name, index in self.places.items()}
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Give a copy of the original network with the changes made.
+        """Give a copy of the original network, wrapped as it is, with the changes made.
 
         Raises:
             errors.MaskMismatch: `model` is not the network that the patch was made for, to the bit.
@@ -77,7 +77,7 @@ class Patch:
         return self._written(model, self.after)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Give a copy of the changed network with the changes undone.
+        """Give a copy of the changed network, wrapped as it is, with the changes undone.
 
         Raises:
             errors.BadRequest: a patch read from disk, which does not hold the old values.
@@ -87,7 +87,7 @@ class Patch:
             raise errors.BadRequest(
                 "a patch read from disk does not hold the forgotten values; use the original weights"
             )
-        state = model.state_dict()
+        state = params.unwrapped(model).state_dict()
         if any(
             not torch.equal(state[n].reshape(-1)[i.to(state[n].device)].cpu(), self.after[n])
             for n, i in self.places.items()
@@ -100,7 +100,7 @@ class Patch:
     @torch.no_grad()
     def _written(self, model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
         result = params.clone_model(model)
-        state = result.state_dict()
+        state = params.unwrapped(result).state_dict()
         for name, index in self.places.items():
             flat = state[name].reshape(-1)  # a copy where the tensor is not contiguous
             flat[index.to(flat.device)] = values[name].to(flat.device)

@@ -42,7 +42,7 @@ def test_a_run_directory_holds_the_network_the_mask_the_patch_and_the_record(pro
 def test_without_json_the_words_are_on_standard_output_and_progress_on_standard_error(unlearn):
     done = unlearn("--set", "epochs=1", plan="plan.toml")
     assert re.search(
-        r"DEL: [\d.]+ % of the weights were allowed to change \([\d.]+ % chosen, the rest is the head\); all others are bit-",
+        r"DEL: [\d.]+ % of the weights were allowed to change \([\d.]+ % chosen, the rest is trained besides\); all ",
         done.out,
     )
     assert "Wrote run\n" in done.out and "% of a retraining" in done.out

@@ -1,6 +1,6 @@
 import pytest
 
-from excise.cli.tables import CRITERIA
+from excise.cli.choices import CRITERIA
 from excise.masks import Mask
 from tests.cli.project import tree
 

@@ -1,9 +1,9 @@
 from excise.recipes import RECIPES
 
-KEYS = ["name", "year", "paper", "mask", "method", "defaults"]
+KEYS = ["name", "year", "paper", "mask", "method", "defaults", "from"]
 
 
-def test_every_recipe_is_listed_with_the_keys_of_the_front_door(excise):
+def test_every_recipe_is_listed_with_the_keys_of_the_front_door_and_its_origin(excise):
     done = excise("recipes", "--json")
     assert done.code == 0
     assert [row["name"] for row in done.json] == list(RECIPES)

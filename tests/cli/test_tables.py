@@ -11,7 +11,6 @@ import torch
 from excise import errors, store
 from excise.cli import tables
 from excise.data.rows import as_source
-from excise.localize import Mean, Top
 from excise.masks import Mask
 from excise.networks import tiny_resnet
 from excise.recipes import RECIPES
@@ -319,7 +318,7 @@ BAD = {
         r"share: expected a fraction between 0 and 1, found 3\.0", command="localize", reduction="top:3"
     ),
     "granularity unknown": bad(
-        r"--granularity: expected one of weight, channel; found 'row'", command="localize", granularity="row"
+        r"--granularity: expected one of weight, channel, module; found 'row'", command="localize", granularity="row"
     ),
     "criterion unknown": bad(
         r"--criterion: expected one of weight-gradient, .*; found 'gradients'; did you mean 'gradient'\?",
@@ -338,13 +337,13 @@ def test_a_mistake_is_one_message_and_nothing_is_written(project, unlearn, local
     call = {"unlearn": unlearn, "localize": localize}[mistake.command]
     done = call(*mistake.words, **mistake.changes)
     assert done.code == 2, done.err
-    assert re.search(f"^excise: .*{mistake.message}", done.err, re.DOTALL), done.err
+    assert re.search(f"^excise: .*{mistake.message}", done.err, re.DOTALL | re.MULTILINE), done.err
     assert done.err.count("excise: ") == 1 and "Traceback" not in done.err and done.out == ""
     assert "an error that excise did not foresee" not in done.err
     assert tree(project) == before
     again = call(*mistake.words, "--json", **mistake.changes)
     assert again.code == 2 and again.err == done.err
-    assert again.json == {"error": done.err.removeprefix("excise: ").removesuffix("\n"), "exit_code": 2}
+    assert again.json == {"error": done.err.rpartition("excise: ")[2].removesuffix("\n"), "exit_code": 2}
     assert tree(project) == before and not (project / "ran").exists()
 
 
@@ -386,43 +385,6 @@ def test_a_plan_is_a_file_or_an_object(project, words):
 def test_a_plan_may_be_the_users_own_code(project):
     found = tables.read_plan("mine:make")
     assert found.__name__ == "make" and tables.plan_values(found) is None and tables.read_plan(None) is None
-
-
-def test_every_setting_of_every_recipe_can_be_typed(project):
-    given = {
-        "plan": "plan.toml",
-        "reduction": "top:0.25",
-        "localizer": "magnitude",
-        "initial": "w.safetensors",
-        "head": "2",
-        "granularity": "weight",
-        "importance": "batch-means",
-        "mode": "reference",
-    }
-    for name, make in RECIPES.items():
-        keys = make.__kwdefaults__ or {}
-        wanted = {**{key: given.get(key, "1") for key in keys}, **({"plan": "plan.toml"} if name == "Retrain" else {})}
-        recipe = tables.read_recipe(name, [f"{key}={value}" for key, value in wanted.items()])
-        assert recipe.name == name
-        tables.recipe_values(recipe)
-
-
-def test_values_of_a_recipe_name_tensors_by_their_content(project):
-    one, same = (tables.recipe_values(tables.read_recipe("DEL", ["initial=w.safetensors"])) for _ in range(2))
-    store.write_tensors(Path("o.safetensors"), {"0.weight": torch.zeros(1)})
-    other = tables.recipe_values(tables.read_recipe("DEL", ["initial=o.safetensors"]))
-    assert one == same != other
-    assert re.fullmatch("[0-9a-f]{64}", other["method"]["methods"][0]["to"]["0.weight"])
-
-
-def test_reductions_have_names():
-    assert tables.read_reduction("mean") == Mean()
-    assert tables.read_reduction("top:0.25") == Top(0.25)
-
-
-@pytest.mark.parametrize("name", tables.CRITERIA)
-def test_criteria_have_names(name):
-    assert tables.read_criterion(name) == tables.CRITERIA[name]()
 
 
 def test_a_built_in_network_takes_its_sizes_from_built_in_data(project):

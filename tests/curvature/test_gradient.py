@@ -5,12 +5,21 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from excise import errors
-from excise.curvature import example_gradients, flat, gradient, mean_gradient, num_chunks, resting, trainable
+from excise.curvature import (
+    example_gradients,
+    flat,
+    gradient,
+    num_chunks,
+    require_accumulate,
+    resting,
+    summed_gradient,
+    trainable,
+)
 from excise.data import Rows, Split
 from excise.train import Hooks, Task
 from tests.cases import CASES
 from tests.naive.localization import per_example_gradients
-from tests.probes import LeftAlone, Watched, as_module, engine_for, touched
+from tests.probes import Bag, LeftAlone, Watched, as_module, engine_for, touched
 
 every_case = pytest.mark.parametrize("name", CASES)
 FORGET = [1, 4, 5, 8, 11, 13, 17]
@@ -49,12 +58,49 @@ def test_each_examples_gradient_is_the_one_it_has_alone(name, at_once):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 128])
 @every_case
-def test_the_mean_gradient_is_their_mean_whatever_the_batch_size(name, batch_size):
+def test_summed_as_a_mean_it_is_their_mean_whatever_the_batch_size(name, batch_size):
     model, rows, (inputs, labels) = problem(name)
-    found = mean_gradient(model, rows, engine_for(model), batch_size=batch_size)
+    found = summed_gradient(model, rows, engine_for(model), batch_size=batch_size)
     single = per_example_gradients(CASES[name].make(), inputs, labels, FORGET)
     assert_gradients(found, {key: value.mean(0) for key, value in single.items()})
     assert not any(value.requires_grad for value in found.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 128])
+@every_case
+def test_batch_means_are_summed_where_the_published_codes_do(name, batch_size):
+    model, rows, (inputs, labels) = problem(name)
+    found = summed_gradient(model, rows, engine_for(model), batch_size=batch_size, accumulate="batch-means")
+    single = per_example_gradients(CASES[name].make(), inputs, labels, FORGET)
+    assert_gradients(found, {key: sum(part.mean(0) for part in g.split(batch_size)) for key, g in single.items()})
+
+
+def test_the_sum_is_autograds_own_and_no_second_gradient_is_held():
+    model, rows, _ = problem("mlp")
+    held = []
+
+    class Ear(Hooks):
+        def on_step(self):
+            held.append({key: value.grad.data_ptr() for key, value in model.named_parameters()})
+
+    found = summed_gradient(model, rows, engine_for(model, hooks=Ear()), batch_size=3)
+    assert len(held) == 3
+    assert {key: value.data_ptr() for key, value in found.items()} == held[-1]
+    assert all(value.grad is None for value in model.parameters())
+
+
+def test_an_embeddings_sparse_gradient_is_given_dense():
+    rows = Rows.all_of(CASES["tied"].data(20))
+    dense, sparse = (
+        summed_gradient(model, rows, engine_for(model), batch_size=3) for model in (Bag(sparse=False), Bag(sparse=True))
+    )
+    assert_gradients(sparse, dense)
+    assert not any(value.is_sparse for value in sparse.values())
+
+
+def test_a_word_that_is_no_way_to_sum_is_refused():
+    with pytest.raises(errors.BadRequest, match=r"^accumulate: expected mean or batch-means, found 'sum'$"):
+        require_accumulate("sum")
 
 
 def test_on_a_linear_softmax_they_are_the_closed_form():
@@ -65,7 +111,7 @@ def test_on_a_linear_softmax_they_are_the_closed_form():
     error = odds / odds.sum(1, keepdim=True) - torch.eye(4, dtype=torch.float64)[labels[FORGET]]
     wanted = {"weight": error[:, :, None] * inputs[FORGET][:, None, :], "bias": error}
     assert_gradients(stacked(model, rows)[0], wanted)
-    mean = mean_gradient(model, rows, engine_for(model), batch_size=3)
+    mean = summed_gradient(model, rows, engine_for(model), batch_size=3)
     assert_gradients(mean, {"weight": error.T @ inputs[FORGET] / 7, "bias": error.mean(0)})
 
 
@@ -135,7 +181,7 @@ def test_frozen_parameters_have_no_gradient_and_unused_ones_none_to_speak_of(at_
     task = Task(forward=lambda net, content: (net[:5](content[0]), content[1]))
     engine = engine_for(model, task=task)
     found, _ = stacked(model, rows, at_once, engine)
-    mean = mean_gradient(model, rows, engine, batch_size=4)
+    mean = summed_gradient(model, rows, engine, batch_size=4)
     assert list(found) == list(mean) == list(trainable(model))
     assert set(found) == {key for key, _ in model.named_parameters()} - {"0.weight"}
     assert not found["unused.weight"].any()
@@ -150,10 +196,10 @@ def test_the_network_and_the_world_are_left_alone(name):
     alone = LeftAlone(touched(model))
     for at_once in (None, 1):
         stacked(model, rows, at_once)
-    mean_gradient(model, rows, engine_for(model), batch_size=3)
+    summed_gradient(model, rows, engine_for(model), batch_size=3)
     with torch.no_grad():
         stacked(model, rows)
-        mean_gradient(model, rows, engine_for(model), batch_size=3)
+        summed_gradient(model, rows, engine_for(model), batch_size=3)
     alone.check()
 
 
@@ -199,7 +245,7 @@ def test_a_loss_that_is_not_finite_is_refused(value, at_once):
     alone = LeftAlone(touched(model))
     for run in (
         lambda: stacked(model, rows, at_once, engine_for(model, task=task)),
-        lambda: mean_gradient(model, rows, engine_for(model, task=task), batch_size=2),
+        lambda: summed_gradient(model, rows, engine_for(model, task=task), batch_size=2),
     ):
         with pytest.raises(errors.Diverged, match=r"^the loss of a row is not finite; nothing was changed; check the"):
             run()
@@ -245,7 +291,7 @@ def test_every_row_is_read_once_in_order_and_counted(at_once):
     rows, engine = Split(watched, forget=FORGET).forget, engine_for(model)
     stacked(model, rows, at_once, engine)
     assert watched.read == FORGET
-    mean_gradient(model, rows, engine, batch_size=2)
+    summed_gradient(model, rows, engine, batch_size=2)
     assert watched.read == FORGET * 2
     assert (engine.cost.trained_rows, engine.cost.forward_rows) == (14, 0)
 

@@ -305,3 +305,53 @@ def test_a_source_of_the_users_own_is_told_apart_by_identity():
         Split(one, forget=[0], test=one)
     with pytest.raises(errors.BadSplit, match="holdout: shares rows with test"):
         Split(DATA, forget=[0], test=one, holdout=one)
+
+
+# --- narrowed ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+def test_narrowed_parts_the_training_rows_into_forget_now_gone_and_retained(data):
+    num_rows = data.draw(st.integers(3, 16))
+    fates = data.draw(
+        st.lists(
+            st.sampled_from(["retain", "now", "later", "gone", "test"]), min_size=num_rows, max_size=num_rows
+        ).filter(lambda fates: {"retain", "now"} <= set(fates))
+    )
+    of = {
+        fate: [row for row, own in enumerate(fates) if own == fate]
+        for fate in ("retain", "now", "later", "gone", "test")
+    }
+    split = Split(
+        (torch.zeros(num_rows, 1), torch.zeros(num_rows, dtype=torch.int64)),
+        forget=[*of["now"], *of["later"], *of["gone"]],
+        test=of["test"] or None,
+    )
+    before = {name: ids(getattr(split, name)) for name in ("train", "forget", "retain", "test")}
+    given_ids = torch.tensor(data.draw(st.permutations(of["now"])))
+    narrowed = split.narrowed(given_ids, gone=torch.tensor(of["gone"], dtype=torch.int64))
+    assert ids(narrowed.forget) == of["now"]
+    assert ids(narrowed.retain) == sorted([*of["retain"], *of["later"]])
+    assert ids(narrowed.train) == sorted([*of["now"], *of["retain"], *of["later"]])
+    assert narrowed.test is split.test and narrowed.holdout is split.holdout
+    assert narrowed.train.source is narrowed.forget.source is narrowed.retain.source is split.train.source
+    assert {name: ids(getattr(split, name)) for name in before} == before
+
+
+def test_narrowed_to_all_forget_rows_is_the_split_itself():
+    split = Split(DATA, forget=[7, 2, 5], test=[1], holdout=ELSEWHERE)
+    same = split.narrowed(split.forget.ids, gone=torch.zeros(0, dtype=torch.int64))
+    for name in ("train", "forget", "retain", "test", "holdout"):
+        assert ids(getattr(same, name)) == ids(getattr(split, name))
+    assert repr(same) == repr(split)
+
+
+def test_a_narrowed_split_does_not_change_and_reads_no_row():
+    class Unreadable(Map):
+        def __getitem__(self, index):
+            raise AssertionError("read a row")
+
+    narrowed = Split(Unreadable(), forget=[1, 2, 3]).narrowed(torch.tensor([2]), gone=torch.tensor([1]))
+    assert (ids(narrowed.forget), ids(narrowed.retain)) == ([2], [0, *range(3, N)])
+    with pytest.raises(AttributeError, match="a Split does not change, but 'forget' was set"):
+        narrowed.forget = narrowed.retain

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from excise.data import Split
 from excise.localize import Gradient, Magnitude, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Ascend, Contrast, Dampen, Finetune, Influence, Reset, Sequence, Sparsify, WithHead
+from excise.methods import Ascend, Contrast, Dampen, Finetune, Influence, Reset, Sequence, Sparsify, Widened
 from excise.params import named_parameters
 from excise.train import Engine, Task, TrainPlan
 
@@ -50,7 +50,7 @@ def problem(which, net):
 
 
 def engine(model, net):
-    return Engine(Task(), seed=0, head=Mask.of_modules(model, [HEADS[net]]))
+    return Engine(Task(), seed=0, besides=Mask.of_modules(model, [HEADS[net]]))
 
 
 def reference_mask(which, net, criterion, granularity, budget, model):
@@ -115,7 +115,7 @@ RUNS = (*TRAINED, "gradient_ascent", *ONE_SHOT)
 
 def iterative(name, plan, init):
     if name == "reset_finetune":
-        return Sequence((Reset(to=init), WithHead(Finetune(plan=plan, buffers="adapt"))))
+        return Sequence((Reset(to=init), Widened(Finetune(plan=plan, buffers="adapt"))))
     if name == "gradient_ascent":
         return Ascend(plan=plan, pace="retain", buffers="adapt", forget_batch_size=32)
     if name == "l1_sparse":

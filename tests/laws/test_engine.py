@@ -7,7 +7,7 @@ import torch
 
 from excise.data import Split
 from excise.masks import Mask
-from excise.train import TrainPlan, fit_, held_modules
+from excise.train import Pass, TrainPlan, fit_, held_modules
 from tests.cases import CASES
 from tests.naive.training import naive_fit_
 from tests.probes import KINDS, engine_for, raw, same_bytes, snapshot, spelled_out
@@ -26,7 +26,16 @@ def train(name, mask, plan, *, objective=pulled, statistics="follow-mask", seed=
     model = model or CASES[name].make()
     split = Split(CASES[name].data(20), forget=FORGET)
     engine = engine_for(model, seed=seed)
-    fit_(model, objective, {"retain": split.retain}, plan, mask, engine, stage="Law", statistics=statistics)
+    fit_(
+        model,
+        lambda _: (Pass(objective, ("retain",)),),
+        {"retain": split.retain},
+        plan,
+        mask,
+        engine,
+        stage="Law",
+        statistics=statistics,
+    )
     return snapshot(model)
 
 

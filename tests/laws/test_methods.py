@@ -14,7 +14,7 @@ import excise
 from excise import errors
 from excise.data import Split
 from excise.masks import Mask
-from excise.methods import Ascend, Finetune, FromFunction, Nothing, Reset, Retrain, Sequence, WithHead
+from excise.methods import Ascend, Finetune, FromFunction, Nothing, Reset, Retrain, Sequence, Widened
 from excise.train import TrainPlan, frozen_digest, held_modules
 from tests.cases import CASES
 from tests.probes import (
@@ -55,7 +55,7 @@ def methods(plan=PLAN):
         "ascend-by-retain": Ascend(plan=plan, pace="retain", forget_batch_size=3, buffers="follow-mask"),
         "reset": Reset(),
         "retrain": Retrain(plan=plan),
-        "reset-then-finetune": Sequence((Reset(), WithHead(Finetune(plan=plan)))),
+        "reset-then-finetune": Sequence((Reset(), Widened(Finetune(plan=plan)))),
         "function": FromFunction(shift, batch_size=5),
         "nothing": Nothing(),
     }
@@ -140,7 +140,7 @@ def test_tied_weights_stay_tied(method):
 def test_buffers_follow_the_rule(make, rule):
     model = CASES["batchnorm"].make()
     mask = Mask.of_modules(model, ["4", "8"])
-    found = unlearn("batchnorm", make(plan=PLAN, buffers=rule), model=model, mask=mask).model
+    found = unlearn("batchnorm", make(plan=PLAN, buffers=rule), model=model, mask=mask, recompute=False).model
     changed = {key.partition(".")[0] for key in moved(snapshot(model), snapshot(found)) if "running" in key}
     assert changed == {"adapt": {"1", "4"}, "follow-mask": {"4"}, "hold": set()}[rule]
 
@@ -369,8 +369,7 @@ def test_scores_of_all_rows_read_retain_even_where_the_method_does_not(name):
         paper="",
         year=0,
         method=Ascend(plan=PLAN),
-        localizer=excise.localize.WeightGradient(rows="train"),
-        budget_fraction=0.4,
+        where=excise.localize.Cut(excise.localize.WeightGradient(rows="train"), 0.4),
     )
     assert unlearn(name, recipe).cost.trained_rows == 24 + 2 * len(FORGET)
 

@@ -30,7 +30,7 @@ def test_a_localizer_of_the_users_own_is_called_with_the_users_task():
     own, model = Ones(), CASES["mlp"].make()
     scores = own(model, Split(CASES["mlp"].data(12), forget=FORGET), forward=forward, loss=loss)
     assert (own.engine.task.forward, own.engine.task.loss) == (forward, loss)
-    assert own.engine.head.num_selected == 0
+    assert own.engine.besides.num_selected == 0
     assert scores.select(budget_fraction=0.5, granularity="weight").num_selected == 97
 
 

@@ -4,12 +4,13 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from excise import errors
-from excise.data import Rows
-from excise.localize import head_mask
+from excise.data import Rows, Split
+from excise.localize import Head, head_mask
+from excise.localize.head import entered_modules, weights_by_module
 from excise.masks import Mask
 from excise.train import Task
 from tests.cases import CASES
-from tests.probes import LeftAlone, Watched, touched
+from tests.probes import LeftAlone, Watched, engine_for, touched
 
 HEADS = {
     "mlp": "4",
@@ -117,3 +118,53 @@ def test_one_row_is_enough():
     watched = Watched(*CASES["mlp"].data(12), forbidden=range(1, 12))
     head_mask(CASES["mlp"].make(), Rows.all_of(watched), Task())
     assert watched.read == [0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_region_is_the_mask_of_a_forget_row_or_of_the_named_module(name):
+    watched = Watched(*CASES[name].data(12), forbidden=set(range(12)) - {5})
+    model = touched(CASES[name].make())
+    alone, split = LeftAlone(model), Split(watched, forget=[5, 7])
+    found = Head().locate(model, split, engine_for(model))
+    alone.check()
+    assert watched.read == [5]
+    assert found == head_mask(model, Rows.all_of(CASES[name].data(12)), Task())
+    first = next(iter(dict(model.named_parameters()))).rpartition(".")[0]
+    for module in filter(None, (first, HEADS[name])):
+        assert Head(module).locate(model, split, engine_for(model)) == Mask.of_modules(model, [module])
+    assert watched.read == [5]
+    assert Head().reads_forget and not Head("4").reads_forget and not Head().reads_retain
+    assert str(Head()) == "the head"
+
+
+def test_a_named_head_that_is_not_there_is_refused():
+    model = CASES["mlp"].make()
+    with pytest.raises(errors.MaskMismatch, match="has no module or parameter named 'fc'"):
+        Head("fc")(model, Split(CASES["mlp"].data(12), forget=[5]))
+
+
+class Winding(nn.Module):
+    """One module used twice, a reparametrized one, and weights in a list, which never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(6))])
+        self.twice = nn.Linear(6, 6)
+        self.normed = parametrizations.weight_norm(nn.Linear(6, 4, bias=False))
+
+    def forward(self, inputs):
+        return self.normed(self.twice(self.twice(inputs * self.scales[0])))
+
+
+def test_modules_are_named_each_time_they_are_entered_and_own_what_is_theirs():
+    model = Winding().double()
+    assert entered_modules(model, rows(), Task()) == ["", "twice", "twice", "normed"]
+    name_of = {id(value): key for key, value in model.named_parameters()}
+    owned = {module: {name_of[id(value)] for value in values} for module, values in weights_by_module(model).items()}
+    assert owned == {
+        "": {"scales.0"},
+        "twice": {"twice.weight", "twice.bias"},
+        "normed": {f"normed.parametrizations.weight.original{part}" for part in (0, 1)},
+    }
+    tied = weights_by_module(CASES["tied"].make())
+    assert tied["embed"][0] is tied["head"][0]

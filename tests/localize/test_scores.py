@@ -1,4 +1,5 @@
 import itertools
+import math
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from excise.localize import Mean, Scores, Top
 from excise.masks import Mask
 from tests.cases import CASES
 from tests.naive.localization import greedy_channels, naive_row_scores
+from tests.probes import spelled_out
 
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -95,15 +97,209 @@ def test_a_budget_that_may_cut_is_met_exactly(partial, thousandths):
     assert mask.num_selected == thousandths * scores.num_weights // 1000
 
 
-@pytest.mark.parametrize("how", [{}, {"partial": True}, {"granularity": "weight"}])
+WAYS = [
+    {**way, **which}
+    for way in (
+        {},
+        {"reduction": Mean()},
+        {"partial": True},
+        {"count": "channels"},
+        {"count": "channels", "partial": True},
+        {"scope": "layer"},
+        {"granularity": "weight"},
+        {"granularity": "weight", "scope": "layer"},
+        {"granularity": "module"},
+        {"granularity": "module", "partial": True},
+    )
+    for which in ({}, {"lowest": True})
+]
+every_way = pytest.mark.parametrize("how", WAYS, ids=lambda how: " ".join(map(str, how.values())) or "channels")
+
+
+@every_way
 @every_case
 def test_a_larger_budget_gives_a_superset(name, how):
     scores, _ = drawn(name, levels=4)
-    masks = [scores.select(budget_fraction=share, **how) for share in (0.0, 0.3, 0.4, 0.41, 0.6, 0.9, 1.0)]
+    smallest = 0.83 if how.get("granularity") == "module" else 0.3  # the first module must be paid for
+    shares = (0.0, smallest, 0.84, 0.85, 0.9, 0.99, 1.0)
+    masks = [scores.select(budget_fraction=share, **how) for share in shares]
     for small, large in itertools.pairwise(masks):
         assert (small - large).num_selected == 0
     assert masks[0].num_selected == 0
     assert masks[-1].fraction == 1
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+@every_case
+def test_weights_of_each_parameter_are_a_rounded_share_of_its_highest_or_lowest(name, lowest):
+    scores, values = drawn(name, levels=5)
+    for share in (0.1, 0.3, 0.5, 0.77):
+        mask = scores.select(budget_fraction=share, granularity="weight", scope="layer", lowest=lowest)
+        for key, value in values.items():
+            flat = value.flatten().tolist()
+            order = sorted(range(len(flat)), key=lambda place: (flat[place] if lowest else -flat[place], place))
+            wanted = sorted(order[: round(share * len(flat))])
+            assert full(mask)[key].flatten().nonzero().flatten().tolist() == wanted
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+@every_case
+def test_channels_of_each_parameter_are_a_rounded_share_of_its_rows(name, lowest):
+    scores, values = drawn(name, levels=3)
+    for share in (0.2, 0.5, 0.7):
+        mask = scores.select(budget_fraction=share, scope="layer", lowest=lowest, reduction=Mean())
+        for key, value in values.items():
+            listed, size = naive_row_scores(value, None, "mean")
+            order = sorted(range(len(listed)), key=lambda row: (listed[row] if lowest else -listed[row], row))
+            chosen = full(mask)[key].reshape(len(value), -1)
+            assert chosen.all(1).nonzero().flatten().tolist() == sorted(order[: round(share * len(listed))])
+            assert mask.count(key) == size * round(share * len(listed))
+
+
+@pytest.mark.parametrize("lowest", [False, True])
+@every_case
+def test_a_budget_of_channels_counts_channels_whatever_their_size(name, lowest):
+    scores, values = drawn(name, levels=3)
+    listed = [
+        (score, key, row)
+        for key, value in values.items()
+        for row, score in enumerate(naive_row_scores(value, 0.1, "row")[0])
+    ]
+    order = sorted(range(len(listed)), key=lambda place: (listed[place][0] * (1 if lowest else -1), place))
+    for share in (0.1, 0.35, 0.5, 0.99):
+        mask = scores.select(budget_fraction=share, count="channels", lowest=lowest)
+        wanted = {key: [] for key in values}
+        for place in sorted(order[: math.floor(share * len(listed) + 1e-9)]):
+            wanted[listed[place][1]].append(listed[place][2])
+        for key, value in values.items():
+            chosen = full(mask)[key].reshape(len(value), -1)
+            assert chosen.all(1).nonzero().flatten().tolist() == chosen.any(1).nonzero().flatten().tolist()
+            assert chosen.all(1).nonzero().flatten().tolist() == wanted[key]
+
+
+def turned(values):
+    """Give scores of the same ranks from the other end, ties kept."""
+    highest = max(float(value.max()) for value in values.values())
+    return Scores(
+        {key: highest - value for key, value in values.items()}, {k: tuple(v.shape) for k, v in values.items()}
+    )
+
+
+@pytest.mark.parametrize("how", [way for way in WAYS if "lowest" not in way], ids=lambda how: str(how))
+@every_case
+def test_the_lowest_are_the_highest_of_the_reversed(name, how):
+    scores, values = drawn(name, levels=4)
+    how = (
+        how if how.get("granularity") in ("weight", "module") else how | {"reduction": Mean()}
+    )  # which keeps ranks turned
+    for share in (0.85, 0.9, 0.97):
+        lowest = scores.select(budget_fraction=share, lowest=True, **how)
+        assert lowest == turned(values).select(budget_fraction=share, **how)
+        assert how.get("scope") == "layer" or lowest != scores.select(budget_fraction=share, **how)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("lowest", [False, True])
+@every_case
+def test_modules_are_taken_whole_by_their_mean_score_and_the_last_in_part_if_asked(name, lowest, partial):
+    scores, values = drawn(name)
+    inside = {}
+    for key in values:
+        inside.setdefault(key.rpartition(".")[0] or key, []).append(key)
+    listed = []
+    for keys in inside.values():
+        flat = [weight for key in keys for weight in values[key].flatten().tolist()]
+        mean = math.fsum(flat) / len(flat)
+        listed.append((-mean if lowest else mean, len(flat)))
+    names = list(inside)
+    for budget in range(max(size for _, size in listed), scores.num_weights + 1, 17):
+        taken, missed = greedy_channels(listed, budget)
+        wanted = {key: torch.zeros_like(value, dtype=torch.bool) for key, value in values.items()}
+        for place in taken:
+            for key in inside[names[place]]:
+                wanted[key][...] = True
+        left = missed[1] if partial and missed else 0
+        for key in inside[names[missed[0]]] if left else ():
+            wanted[key].view(-1)[:left] = True
+            left = max(left - wanted[key].numel(), 0)
+        mask = scores.select(
+            budget_fraction=budget / scores.num_weights, granularity="module", lowest=lowest, partial=partial
+        )
+        assert all(torch.equal(full(mask)[key], wanted[key]) for key in values), budget
+        assert mask.num_selected == budget or not partial
+
+
+def test_a_module_that_the_budget_does_not_pay_for_is_named():
+    scores = Scores(
+        {"a.w": torch.ones(4), "a.b": torch.ones(2), "c": torch.zeros(3)}, {"a.w": (4,), "a.b": (2,), "c": (3,)}
+    )
+    with pytest.raises(
+        errors.BadRequest, match=r"^a budget of 5 weights does not pay for the first module, of 'a' \(6"
+    ):
+        scores.select(budget_fraction=5 / 9, granularity="module")
+    cut = scores.select(budget_fraction=5 / 9, granularity="module", partial=True)
+    assert [cut.count(key) for key in cut.names] == [4, 1, 0]
+    assert [scores.select(budget_fraction=8 / 9, granularity="module").count(key) for key in cut.names] == [4, 2, 0]
+    assert scores.select(budget_fraction=0.1, granularity="module").num_selected == 0  # floor(0.9) weights
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_a_share_of_each_layer_that_rounds_to_nothing_everywhere_is_refused(granularity):
+    scores = Scores({"w": torch.ones(4, 2)}, {"w": (4, 2)})
+    said = f"^a share of 0.05 of each parameter is less than half a {granularity} everywhere; raise it$"
+    with pytest.raises(errors.BadRequest, match=said):
+        scores.select(budget_fraction=0.05, granularity=granularity, scope="layer")
+    assert scores.select(budget_fraction=0.0, granularity=granularity, scope="layer").num_selected == 0
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 2.5, 4.0])
+@every_case
+def test_above_a_threshold_are_the_weights_above_it(name, threshold):
+    scores, values = drawn(name, levels=5)
+    mask = scores.above(threshold)
+    assert all(torch.equal(full(mask)[key], value > threshold) for key, value in values.items())
+    assert mask.num_selected == sum(
+        weight > threshold for value in values.values() for weight in value.flatten().tolist()
+    )
+
+
+@every_case
+def test_among_whole_parameters_the_others_have_no_part_in_the_budget(name):
+    scores, values = drawn(name, levels=5)
+    mask = Mask.from_tensors(
+        {key: torch.full(value.shape, place % 2 == 0) for place, (key, value) in enumerate(values.items())}
+    )
+    some = scores.among(mask)
+    assert some.names == tuple(key for key in values if mask.count(key))
+    assert some.num_weights == mask.num_selected
+    alone = Scores({key: values[key] for key in some.names}, mask.shapes)
+    for how in ({}, {"granularity": "weight"}, {"granularity": "weight", "lowest": True}, {"scope": "layer"}):
+        chosen = some.select(budget_fraction=0.5, **how)
+        assert chosen == alone.select(budget_fraction=0.5, **how)
+        assert (chosen - mask).num_selected == 0
+    assert some.select(budget_fraction=1.0) == mask
+
+
+def test_among_a_part_of_a_parameter_or_of_another_network_is_refused():
+    scores, _ = drawn("mlp")
+    part = Mask.from_tensors(spelled_out(CASES["mlp"].make(), "weights"))
+    with pytest.raises(
+        errors.MaskMismatch, match=r"expected whole parameters to choose among, found .* of '0.weight'; cut"
+    ):
+        scores.among(part)
+    with pytest.raises(
+        errors.MaskMismatch, match="the mask is of another network than the scores; cut both from the same"
+    ):
+        scores.among(Mask.full(CASES["separable"].make()))
+
+
+@every_case
+def test_scores_of_a_network_have_its_shapes(name):
+    model = CASES[name].make()
+    key, value = next(iter(model.named_parameters()))
+    scores = Scores.of(model, {key: value.detach().abs()})
+    assert scores.names == (key,)
+    assert scores.select(budget_fraction=1.0).shapes == {k: tuple(v.shape) for k, v in model.named_parameters()}
 
 
 @every_case
@@ -174,7 +370,10 @@ def test_a_budget_that_pays_for_no_channel_says_which():
         ({"budget_fraction": 1.1}, "budget_fraction: expected a fraction between 0 and 1, found 1.1"),
         ({"budget_fraction": -0.1}, "budget_fraction: expected a fraction between 0 and 1, found -0.1"),
         ({"budget_fraction": True}, "budget_fraction: expected a fraction between 0 and 1, found True"),
-        ({"budget_fraction": 0.5, "granularity": "layer"}, "granularity: expected weight or channel, found 'layer'"),
+        (
+            {"budget_fraction": 0.5, "granularity": "layer"},
+            "granularity: expected weight or channel or module, found 'layer'",
+        ),
     ],
 )
 def test_a_cut_that_makes_no_sense_is_refused(options, message):

@@ -57,13 +57,14 @@ def test_a_rank_beyond_the_elements_is_refused(k):
         kth_largest([torch.ones(2), torch.ones(1)], k)
 
 
+@pytest.mark.parametrize("lowest", [False, True])
 @given(st.one_of(parts(32), parts(64)), st.data())
-def test_weights_are_the_prefix_of_a_stable_sort(tensors, data):
+def test_weights_are_the_prefix_of_a_stable_sort(lowest, tensors, data):
     scores = {f"p{place}": tensor for place, tensor in enumerate(tensors)}
     flat = [(value, place) for place, value in enumerate(v for tensor in tensors for v in tensor.tolist())]
     budget = data.draw(st.integers(0, len(flat)))
-    wanted = {place for _, place in sorted(flat, key=lambda pair: (-pair[0], pair[1]))[:budget]}
-    chosen = torch.cat(list(select_weights(scores, budget).values()))
+    wanted = {place for _, place in sorted(flat, key=lambda pair: (pair[0] * (1 if lowest else -1), pair[1]))[:budget]}
+    chosen = torch.cat(list(select_weights(scores, budget, lowest=lowest).values()))
     assert set(chosen.nonzero().flatten().tolist()) == wanted
     assert int(chosen.sum()) == budget
 
@@ -88,12 +89,15 @@ def channel_problems(draw):
     return channels, sizes, draw(st.integers(0, total + 3))
 
 
+@pytest.mark.parametrize("lowest", [False, True])
 @given(channel_problems())
-def test_channels_are_the_greedy_prefix(problem):
+def test_channels_are_the_greedy_prefix(lowest, problem):
     channels, sizes, budget = problem
     listed = [(name, row) for name in channels for row in range(len(channels[name]))]
-    taken, missed = greedy_channels([(channels[name][row], sizes[name]) for name, row in listed], budget)
-    rows, cut = select_channels({n: torch.tensor(v, dtype=torch.float64) for n, v in channels.items()}, sizes, budget)
+    sign = -1 if lowest else 1
+    taken, missed = greedy_channels([(sign * channels[name][row], sizes[name]) for name, row in listed], budget)
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in channels.items()}
+    rows, cut = select_channels(tensors, sizes, budget, lowest=lowest)
     assert {(name, row) for name in rows for row in rows[name].nonzero().flatten().tolist()} == {
         listed[i] for i in taken
     }
@@ -104,12 +108,13 @@ def test_channels_are_the_greedy_prefix(problem):
         assert 0 < cut.num_weights == budget - spent < sizes[cut.name]
 
 
+@pytest.mark.parametrize("lowest", [False, True])
 @given(channel_problems(), st.integers(0, 60))
-def test_a_larger_budget_gives_a_superset(problem, more):
+def test_a_larger_budget_gives_a_superset(lowest, problem, more):
     channels, sizes, budget = problem
     tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in channels.items()}
-    small, _ = select_channels(tensors, sizes, budget)
-    large, _ = select_channels(tensors, sizes, budget + more)
+    small, _ = select_channels(tensors, sizes, budget, lowest=lowest)
+    large, _ = select_channels(tensors, sizes, budget + more, lowest=lowest)
     assert all(not bool((small[name] & ~large[name]).any()) for name in small)
 
 

@@ -39,7 +39,7 @@ class Doubled(OneShot):
     def needs(self):
         return frozenset()
 
-    def edit(self, model, split, engine):
+    def edit(self, model, split, mask, engine):
         own = dict(model.named_parameters())
         return {name: 2 * own[name].detach() for name in self.names}
 
@@ -69,7 +69,7 @@ def test_an_iterative_method_needs_the_rows_it_streams_and_runs_under_its_own_na
     method = Both(plan=TrainPlan(epochs=2, lr=0.1))
     assert method.needs == {"retain", "forget"}
     assert method.statistics == "follow-mask"
-    assert not method.trains_head
+    assert method.inherits_statistics
     model, split = problem()
     engine = engine_for(model)
     method.unlearn_(model, split, Mask.full(model), engine)
@@ -102,7 +102,7 @@ def test_a_one_shot_edit_is_written_inside_the_mask_only():
 def test_an_edit_reads_the_network_and_does_not_change_it():
     model, split = problem()
     before = snapshot(model)
-    found = Doubled(("0.weight",)).edit(model, split, engine_for(model))
+    found = Doubled(("0.weight",)).edit(model, split, Mask.full(model), engine_for(model))
     assert same_bytes(before, snapshot(model))
     assert torch.equal(found["0.weight"], 2 * before["0.weight"])
 

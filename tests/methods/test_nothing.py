@@ -22,7 +22,7 @@ def test_nothing_changes_under_any_mask(name):
 def test_it_needs_nothing_and_gives_no_value():
     model, split = CASES["mlp"].make(), Split(CASES["mlp"].data(12), forget=[1])
     assert Nothing().needs == frozenset()
-    assert Nothing().edit(model, split, engine_for(model)) == {}
+    assert Nothing().edit(model, split, Mask.full(model), engine_for(model)) == {}
 
 
 def test_the_result_is_another_network_with_the_same_bytes():

@@ -6,8 +6,9 @@ import torch
 import excise
 from excise import errors
 from excise.data import Split
+from excise.localize import Head
 from excise.masks import Mask
-from excise.methods import Ascend, Finetune, Nothing, Reset, Retrain, Sequence, WithHead
+from excise.methods import Ascend, Finetune, Nothing, Reset, Retrain, Sequence, Widened
 from excise.recipes import Recipe
 from excise.train import TrainPlan
 from excise.train.masked import STATISTICS
@@ -53,18 +54,17 @@ def test_the_order_counts():
 
 
 @pytest.mark.parametrize(
-    ("parts", "needs", "trains_head"),
+    ("parts", "needs"),
     [
-        ((Nothing(),), set(), False),
-        ((Reset(), Finetune(plan=PLAN)), {"fresh", "retain"}, False),
-        ((Ascend(plan=PLAN), WithHead(Finetune(plan=PLAN))), {"forget", "retain"}, True),
-        ((Sequence((Ascend(plan=PLAN),)), Nothing()), {"forget"}, False),
-        ((Sequence((WithHead(Retrain(plan=PLAN)),)),), {"fresh", "retain"}, True),
+        ((Nothing(),), set()),
+        ((Reset(), Finetune(plan=PLAN)), {"fresh", "retain"}),
+        ((Ascend(plan=PLAN), Widened(Finetune(plan=PLAN))), {"forget", "retain"}),
+        ((Sequence((Ascend(plan=PLAN),)), Nothing()), {"forget"}),
+        ((Sequence((Widened(Retrain(plan=PLAN)),)),), {"fresh", "retain"}),
     ],
 )
-def test_a_sequence_needs_what_any_part_needs(parts, needs, trains_head):
+def test_a_sequence_needs_what_any_part_needs(parts, needs):
     assert Sequence(parts).needs == needs
-    assert Sequence(parts).trains_head is trains_head
 
 
 @pytest.mark.parametrize("rules", [*itertools.product(STATISTICS, repeat=2), ("hold", "hold", "adapt")], ids=str)
@@ -72,7 +72,7 @@ def test_the_rule_for_buffers_is_the_most_permissive_parts(rules):
     method = Sequence(tuple(Finetune(plan=PLAN, buffers=rule) for rule in rules))
     wanted = next(rule for rule in ("adapt", "follow-mask", "hold") if rule in rules)
     assert method.statistics == wanted
-    assert WithHead(method).statistics == wanted
+    assert Widened(method).statistics == wanted
 
 
 @pytest.mark.parametrize("rules", list(itertools.product(STATISTICS, repeat=2)), ids=str)
@@ -80,7 +80,7 @@ def test_each_part_keeps_to_its_own_rule_and_the_whole_to_the_sequences(rules):
     model, split = problem("batchnorm")
     mask = Mask.of_modules(model, ["4", "8"])
     unlearned = excise.unlearn(
-        model, split, Sequence(tuple(Finetune(plan=PLAN, buffers=rule) for rule in rules)), mask=mask
+        model, split, Sequence(tuple(Finetune(plan=PLAN, buffers=rule) for rule in rules)), mask=mask, recompute=False
     )
     names = {key.partition(".")[0] for key in moved(snapshot(model), snapshot(unlearned.model))} & {"1", "4"}
     counts = [int(unlearned.model[place].num_batches_tracked - model[place].num_batches_tracked) for place in (1, 4)]
@@ -96,26 +96,25 @@ def test_a_sequence_of_nothing_or_of_no_methods_is_refused(wrong):
         Sequence(wrong)
 
 
-# --- the head ---------------------------------------------------------------------------------------------------------
+# --- more than the mask ---
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_with_head_is_the_method_under_the_wider_mask(name):
+def test_widened_is_the_method_under_the_wider_mask(name):
     ours, split = problem(name)
     theirs, _ = problem(name)
     first = next(iter(dict(ours.named_parameters())))
     mask, head = Mask.of_modules(ours, [first]), Mask.of_modules(ours, [HEADS[name]])
-    WithHead(Finetune(plan=PLAN)).unlearn_(ours, split, mask, engine_for(ours, head=HEADS[name]))
+    Widened(Finetune(plan=PLAN)).unlearn_(ours, split, mask, engine_for(ours, besides=HEADS[name]))
     Finetune(plan=PLAN).unlearn_(theirs, split, mask | head, engine_for(theirs))
     assert same_bytes(snapshot(ours), snapshot(theirs))
 
 
-def test_with_head_asks_for_the_head_and_otherwise_for_what_its_method_does():
-    for method in (Finetune(plan=PLAN), Ascend(plan=PLAN), Reset()):
-        assert WithHead(method).trains_head
-        assert not method.trains_head
-        assert WithHead(method).needs == method.needs
-        assert WithHead(method).statistics == method.statistics
+def test_widened_is_otherwise_what_its_method_is():
+    for method in (Finetune(plan=PLAN), Ascend(plan=PLAN), Reset(), Retrain(plan=PLAN)):
+        assert Widened(method).needs == method.needs
+        assert Widened(method).statistics == method.statistics
+        assert Widened(method).inherits_statistics == method.inherits_statistics != isinstance(method, Retrain)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -144,8 +143,8 @@ def test_a_recipe_that_localizes_trains_the_head_too_and_resets_it_only_where_ch
 def test_a_mask_given_by_hand_is_never_widened_by_a_head(name):
     model, split = problem(name)
     mask = Mask.full(model) - Mask.of_modules(model, [HEADS[name]])
-    method = WithHead(Finetune(plan=PLAN))
-    for recipe in (method, Recipe(name="own", paper="", year=0, method=method, head=HEADS[name])):
+    method = Widened(Finetune(plan=PLAN))
+    for recipe in (method, Recipe(name="own", paper="", year=0, method=method, besides=Head(HEADS[name]))):
         unlearned = excise.unlearn(model, split, recipe, mask=mask)
         assert unlearned.mask == mask
         changed = moved(snapshot(model), snapshot(unlearned.model))

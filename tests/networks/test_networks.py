@@ -19,7 +19,7 @@ def test_the_table_and_the_public_names_hold_every_builder_of_the_files():
     }
     assert {function.__name__ for function in NETWORKS.values()} == builders
     assert {name.replace("-", "_") for name in NETWORKS} == builders
-    assert sorted(networks.__all__) == sorted({"NETWORKS", *builders})
+    assert sorted(networks.__all__) == sorted({"NETWORKS", "ExampleTiedDropout", "tied_forward", *builders})
 
 
 @each_network

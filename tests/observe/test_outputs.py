@@ -17,7 +17,7 @@ from tests.probes import LeftAlone, Watched, touched
 
 
 def engine_for(model, **task):
-    return Engine(Task(**task), seed=0, head=Mask.empty(model))
+    return Engine(Task(**task), seed=0, besides=Mask.empty(model))
 
 
 def rows_of(case, ids, total=30):

@@ -35,7 +35,7 @@ def normalised():
 
 
 def engine_for(**options):  # no training here reads the engine's head
-    return Engine(options.pop("task", Task()), seed=0, head=Mask.empty(CASE.make()), **options)
+    return Engine(options.pop("task", Task()), seed=0, besides=Mask.empty(CASE.make()), **options)
 
 
 def every_row(count=30):
@@ -243,6 +243,7 @@ CHANGES = {
     "ids": {
         "rows": lambda: Rows(Rows.all_of([part[:30].clone() for part in CASE.data(31)]).source, torch.arange(1, 30))
     },
+    "plan.milestones": {"plan": msgspec.structs.replace(PLAN, schedule="milestones", milestones=(1,))},
     **{
         f"plan.{name}": {"plan": msgspec.structs.replace(PLAN, **{name: value})}
         for name, value in {
@@ -258,6 +259,7 @@ CHANGES = {
             "drop_last": True,
             "clip_norm": 1.0,
             "implementation": "foreach",
+            "milestone_factor": 0.2,
         }.items()
     },
 }

@@ -132,7 +132,7 @@ def test_the_recipes_are_those_of_the_front_door_and_train_as_the_original_did()
         wanted = demo.SHORT_EPOCHS if name == "epochs" else getattr(demo.PLAN, name)
         assert getattr(short, name) == wanted
     finetune = made["DEL"].method.methods[1].method.plan
-    assert (finetune.epochs, made["DEL"].budget_fraction) == (short.epochs, 0.3)
+    assert (finetune.epochs, made["DEL"].where.budget_fraction) == (short.epochs, 0.3)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def split_of(case=CASE, forget=(1, 5, 8, 30), test=True):
 
 
 def engine_for(model, seed=0, **task):
-    return Engine(Task(**task), seed=seed, head=Mask.empty(model))
+    return Engine(Task(**task), seed=seed, besides=Mask.empty(model))
 
 
 def test_evidence_is_what_a_direct_forward_pass_says():

@@ -88,17 +88,22 @@ def test_statistics_of_frozen_modules_are_part_of_the_proof(buffer):
 
 
 @pytest.mark.parametrize("free", [("0", "1.weight", "8"), ("3", "4.bias", "8"), ("8",), None])
-def test_the_frozen_digest_is_the_hash_of_what_must_not_move_before_and_after(free):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_frozen_digest_is_the_hash_of_what_must_not_move_before_and_after(free, recompute):
     model = NORMAL.make()
     mask = None if free is None else Mask.of_modules(model, free)
-    found = excise.unlearn(model, split_of(NORMAL), del_recipe(budget_fraction=0.2), seed=1, mask=mask)
+    recipe = del_recipe(budget_fraction=0.2)
+    found = excise.unlearn(model, split_of(NORMAL), recipe, seed=1, mask=mask, recompute=recompute)
     assert found.frozen_digest == found.frozen_digest_before
+    assert found.recomputed is recompute
 
     def by_hand(network):
         """Names sorted; of each parameter the coordinates outside, of each wholly frozen normalisation its buffers."""
         kept = {name: value[~found.mask.expand(name)] for name, value in network.named_parameters()}
         for name, value in network.named_buffers():
             module = name.rpartition(".")[0]
+            if recompute and name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"):
+                continue
             if not any(bool(found.mask.expand(f"{module}.{kind}").any()) for kind in ("weight", "bias")):
                 kept[name] = value
         running = hashlib.sha256()
@@ -134,7 +139,10 @@ def test_a_constant_that_was_infinite_before_may_be_so_afterwards():
         (recipes.NegGrad(epochs=1, batch_size=8), "retain"),
         (recipes.Finetune(epochs=1, batch_size=8), "forget past the check"),
         (recipes.Nothing(), "retain"),
-        (Recipe(name="x", paper="", year=0, method=methods.Nothing(), localizer=localize.WeightGradient()), "retain"),
+        (
+            Recipe(name="x", paper="", year=0, method=methods.Nothing(), where=localize.Cut(localize.WeightGradient())),
+            "retain",
+        ),
     ],
 )
 def test_only_rows_that_the_recipe_needs_are_read(recipe, forbidden):
@@ -476,7 +484,7 @@ def test_a_one_shot_method_of_the_users_own_is_enforced_and_not_policed():
     class Zero(OneShot):
         needs = frozenset()
 
-        def edit(self, model, split, engine):
+        def edit(self, model, split, mask, engine):
             return {name: torch.zeros_like(value) for name, value in model.named_parameters()}
 
     model = CASE.make()

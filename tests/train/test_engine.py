@@ -48,7 +48,12 @@ def test_another_seed_shares_the_cost_and_the_trace_and_nothing_else_changes():
     assert (engine.seed, other.seed) == (3, 4)
     assert engine.cost.trained_rows == 2
     assert len(engine.trace) == 1
-    assert (other.task, other.head, other.fresh, other.hooks) == (engine.task, engine.head, engine.fresh, engine.hooks)
+    assert (other.task, other.besides, other.fresh, other.hooks) == (
+        engine.task,
+        engine.besides,
+        engine.fresh,
+        engine.hooks,
+    )
 
 
 def test_two_engines_share_nothing():

@@ -11,7 +11,7 @@ from torch.nn import functional
 from excise import errors, seeds
 from excise.data import Rows, Split
 from excise.masks import Mask
-from excise.train import Step, Task, TrainPlan, fit_
+from excise.train import Pass, Step, Task, TrainPlan, fit_
 from tests.cases import CASES
 from tests.naive.training import cosine, naive_fit_
 from tests.probes import LeftAlone, Watched, engine_for, raw, same_bytes, snapshot, touched
@@ -26,7 +26,8 @@ def fit(model, rows, plan, *, objective=None, mask=None, engine=None, **options)
     streams = rows if isinstance(rows, dict) else {"retain": rows}
     engine = engine or engine_for(model)
     chosen = Mask.full(model) if mask is None else mask
-    fit_(model, objective or on(next(iter(streams))), streams, plan, chosen, engine, stage="Test", **options)
+    only = Pass(objective or on(next(iter(streams))), tuple(streams))
+    fit_(model, lambda _: (only,), streams, plan, chosen, engine, stage="Test", **options)
     return engine
 
 

@@ -98,10 +98,43 @@ def test_a_plan_survives_being_saved():
         ({"final_lr_fraction": "a"}, "final_lr_fraction: expected a finite number of at least 0, found 'a'"),
         ({"clip_norm": -1.0}, "clip_norm: expected a finite number of at least 0, found -1.0"),
         ({"optimizer": "lars"}, "optimizer: expected one of sgd, adam, adamw, found 'lars'"),
-        ({"schedule": "step"}, "schedule: expected one of constant, cosine, found 'step'"),
+        ({"schedule": "step"}, "schedule: expected one of constant, cosine, milestones, triangle, found 'step'"),
+        (
+            {"schedule": "milestones"},
+            r"milestones: expected epochs with schedule milestones and none with another, found \(\) with milestones",
+        ),
+        (
+            {"milestones": (3,)},
+            r"milestones: expected epochs with schedule milestones and none with another, found \(3,\) with cosine",
+        ),
+        (
+            {"schedule": "milestones", "milestones": (3, 2)},
+            r"milestones: expected epochs from 1 on, ascending, found \(3, 2\)",
+        ),
+        (
+            {"schedule": "milestones", "milestones": (0,)},
+            r"milestones: expected epochs from 1 on, ascending, found \(0,\)",
+        ),
         ({"implementation": "jit"}, "implementation: expected one of default, foreach, fused, found 'jit'"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(wrong, message):
     with pytest.raises(errors.BadRequest, match=f"^{message}$"):
         TrainPlan(**{"epochs": 1, "lr": 0.1, **wrong})
+
+
+def test_milestones_multiply_from_their_epoch_on():
+    plan = TrainPlan(epochs=10, lr=0.5, schedule="milestones", milestones=(5, 8, 9))  # SCRUB's, counted from 0
+    assert [plan.lr_at(epoch) for epoch in range(10)] == pytest.approx([0.5] * 5 + [0.05] * 3 + [0.005, 0.0005])
+    half = TrainPlan(epochs=3, lr=1.0, schedule="milestones", milestones=(1,), milestone_factor=0.5)
+    assert [half.lr_at(epoch) for epoch in range(3)] == [1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "shares"),
+    [(1, [1]), (2, [1, 1 / 2]), (4, [1 / 2, 1, 2 / 3, 1 / 3]), (5, [1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])],
+)
+def test_the_triangle_goes_up_to_the_middle_and_down_to_zero_after_the_last(epochs, shares):
+    """Up for the first (E + 1) // 2 epochs, down so that epoch E + 1 would have a rate of 0."""
+    plan = TrainPlan(epochs=epochs, lr=0.3, schedule="triangle")
+    assert [plan.lr_at(epoch) for epoch in range(epochs)] == pytest.approx([0.3 * share for share in shares])

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from excise import errors, store
-from excise.cli import show, tables
+from excise.cli import choices, show, tables
 from excise.data import Split
 from excise.pipeline import unlearn
 from excise.pipeline.auditing import environment
@@ -27,6 +27,7 @@ def run(
     settings: list[str] | None,
     mask: Path | None,
     plan: str | None,
+    keep_statistics: bool,
     data_root: Path | None,
     seed: int,
     device: str,
@@ -34,7 +35,7 @@ def run(
 ) -> tuple[dict[str, Any], int]:
     """Forget rows and write the run directory."""
     to = show.console(quiet=quiet)
-    how, trained_by = tables.read_recipe(recipe, settings), tables.read_plan(plan)
+    how, trained_by = choices.read_recipe(recipe, settings), tables.read_plan(plan)
     problem = tables.read_problem(
         model=model, weights=weights, data=data, forget=forget, device=device, data_root=data_root
     )
@@ -44,10 +45,11 @@ def run(
         **problem.request,
         "recipe": recipe,
         "set": sorted(settings or ()),
-        "settings": tables.recipe_values(how),
+        "settings": choices.recipe_values(how),
         "mask": None if allowed is None else allowed.digest,
         "plan": plan,
         "plan_values": tables.plan_values(trained_by),
+        "keep_statistics": keep_statistics,
         "seed": seed,
         "environment": environment(),
     }
@@ -64,6 +66,7 @@ def run(
                 seed=seed,
                 plan=trained_by,
                 hooks=hooks,
+                recompute=not keep_statistics,
             )
         record = directory.complete(done.save(out), done.summary())
     else:
@@ -89,12 +92,16 @@ def _last_finite_kept(out: Path) -> Iterator[None]:
 def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) -> None:
     share = found["retraining_share"]
     with_head = found["mask_fraction"] > found["localized_fraction"]
-    chosen = f" ({show.percent(found['localized_fraction'])} % chosen, the rest is the head)" if with_head else ""
+    chosen = (
+        f" ({show.percent(found['localized_fraction'])} % chosen, the rest is trained besides)" if with_head else ""
+    )
     show.say(
         to,
         f"{found['recipe']}: {show.percent(found['mask_fraction'])} % of the weights were allowed to change{chosen}; all "
         f"others are bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after).",
     )
+    if found.get("recomputed"):
+        show.say(to, "Batch normalisation's running statistics were made anew from the retained rows.")
     of_retraining = "" if share is None else f", {show.percent(share)} % of a retraining"
     show.say(to, f"{found['seconds']:.1f} s, {found['trained_rows']:,} rows forward and backward{of_retraining}.")
     show.say(to, f"Wrote {found['out']}")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from excise import checks, store
-from excise.cli import show, tables
+from excise.cli import choices, show, tables
+from excise.cli.places import read_place
 from excise.pipeline.unlearned import MASK
 
 
@@ -20,6 +21,10 @@ def run(
     criterion: str,
     budget: float,
     granularity: str,
+    count: str,
+    scope: str,
+    lowest: bool,
+    partial: bool,
     reduction: str,
     data_root: Path | None,
     seed: int,
@@ -28,9 +33,17 @@ def run(
 ) -> tuple[dict[str, Any], int]:
     """Score, select, and write the mask."""
     to = show.console(quiet=quiet)
-    localizer, reduce = tables.read_criterion(criterion), tables.read_reduction(reduction)
-    unit = tables.read_granularity(granularity)
     checks.require_fraction("--budget", budget)
+    place = read_place(
+        criterion,
+        budget=budget,
+        granularity=granularity,
+        count=count,
+        scope=scope,
+        reduction=choices.read_reduction(reduction),
+        lowest=lowest,
+        partial=partial,
+    )
     problem = tables.read_problem(
         model=model, weights=weights, data=data, forget=forget, device=device, data_root=data_root
     )
@@ -40,14 +53,18 @@ def run(
         "criterion": criterion,
         "budget": budget,
         "granularity": granularity,
+        "count": count,
+        "scope": scope,
+        "lowest": lowest,
+        "partial": partial,
         "reduction": reduction,
         "seed": seed,
     }
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
-        scores = localizer(problem.model, problem.split)
-        mask = scores.select(budget_fraction=budget, granularity=unit, reduction=reduce)
+        with show.progress(quiet=quiet) as hooks:
+            mask = place(problem.model, problem.split, seed=seed, hooks=hooks)
         mask.save(out / MASK)
         result = {"mask_fraction": mask.fraction, "mask_digest": mask.digest, "per_module": mask.per_module()}
         record = directory.complete([MASK], result)

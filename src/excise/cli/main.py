@@ -95,6 +95,10 @@ Plan = Annotated[
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, as key=value; repeatable.")]
 Out = Annotated[Path, typer.Option(help="Run directory to write.")]
+_CRITERION = (
+    "weight-gradient, weight-gradient-all, gradient, magnitude, fisher-ratio, gradient-difference, deepest, shallowest, "
+    "random; or a region: critical, head, convolutions, everything, modules:NAME,…, last-layers:K, random-like:MASK."
+)
 
 
 def _version(wanted: bool) -> None:
@@ -138,6 +142,9 @@ def unlearn(
     settings: Settings = None,
     mask: Annotated[Path | None, typer.Option(help="A mask of `excise localize`; a promise for any recipe.")] = None,
     plan: Plan = None,
+    keep_statistics: Annotated[
+        bool, typer.Option("--keep-statistics", help="Do not recompute batch normalisation's statistics from retain.")
+    ] = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -157,11 +164,15 @@ def localize(
     data: Data,
     forget: Forget,
     out: Out,
-    criterion: Annotated[str, typer.Option(help="weight-gradient, gradient, magnitude or weight-gradient-all.")] = (
-        "weight-gradient"
-    ),
+    criterion: Annotated[str, typer.Option(help=_CRITERION)] = "weight-gradient",
     budget: Annotated[float, typer.Option(help="Share of the weights to choose, 0 to 1.")] = 0.3,
-    granularity: Annotated[str, typer.Option(help="channel or weight.")] = "channel",
+    granularity: Annotated[str, typer.Option(help="channel, weight or module.")] = "channel",
+    count: Annotated[str, typer.Option(help="What the budget is a share of: weights or channels.")] = "weights",
+    scope: Annotated[
+        str, typer.Option(help="One budget for the network, or the same share of each layer.")
+    ] = "network",
+    lowest: Annotated[bool, typer.Option("--lowest", help="Choose the lowest scores.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Cut the last channel or module in part.")] = False,
     reduction: Annotated[str, typer.Option(help="top:SHARE of a channel's weights, or mean.")] = "top:0.1",
     data_root: DataRoot = None,
     seed: Seed = 0,
@@ -173,6 +184,32 @@ def localize(
 ) -> Asked:
     """Find the channels on which the rows lean most; write the mask."""
     return "localize", locals()
+
+
+@app.command()
+def doctor(
+    model: Model,
+    weights: Weights,
+    data: Data,
+    forget: Forget,
+    test: Test = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(help="A value a training row (a person, a source): a text file, one a line, or a .npy."),
+    ] = None,
+    loader: Annotated[
+        str | None, typer.Option(help="pkg.mod:name, the DataLoader the network was trained with, or what gives it.")
+    ] = None,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Name, before any work, what stands in the way of forgetting the rows, each with a remedy."""
+    return "doctor", locals()
 
 
 @app.command()

@@ -7,7 +7,6 @@ import functools
 import importlib
 import inspect
 import sys
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +19,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from excise import checks, errors, params, store
+from excise.cli import offers
 from excise.data import Split
 from excise.data.rows import as_source
 from excise.data.sets import DataSet, load
-from excise.localize import Gradient, Localizer, Magnitude, Mean, Reduction, Top, WeightGradient
-from excise.localize.scores import Granularity
 from excise.masks import Mask
 from excise.networks import NETWORKS
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.unlearned import MASK
-from excise.recipes import RECIPES, Recipe
 from excise.train.plan import TrainPlan
-
-CRITERIA: dict[str, Callable[[], Localizer]] = {
-    "weight-gradient": WeightGradient,
-    "gradient": Gradient,
-    "magnitude": Magnitude,
-    "weight-gradient-all": lambda: WeightGradient(rows="train"),
-}
-
-GRANULARITIES: dict[str, Granularity] = {word: word for word in typing.get_args(Granularity)}
 
 _Value = TypeVar("_Value")
 
@@ -157,11 +145,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _known(option: str, word: str, table: Mapping[str, _Value]) -> _Value:
-    """Look a word up in its table."""
-    if word not in table:
-        raise errors.BadRequest(f"{option}: expected one of {', '.join(table)}; found {word!r}{nearest(word, table)}")
-    return table[word]
+def known_word(option: str, word: str, table: Mapping[str, _Value], groups: offers.Groups = ()) -> _Value:
+    """Look a word up in its table, then among what other packages offer."""
+    if word in table:
+        offers.warn_of_clash(groups, word, table)
+        return table[word]
+    others = offers.names(groups, table)
+    if word in others:
+        made: Any = offers.maker(groups, word)
+        return made  # type: ignore[no-any-return]
+    known = [*table, *others]
+    raise errors.BadRequest(f"{option}: expected one of {', '.join(known)}; found {word!r}{nearest(word, known)}")
 
 
 def build_model(words: str, data: DataSet | None) -> tuple[Callable[[], nn.Module] | None, nn.Module]:
@@ -174,7 +168,7 @@ def build_model(words: str, data: DataSet | None) -> tuple[Callable[[], nn.Modul
         errors.UnsupportedModel: a network without parameters that may change.
     """
     if ":" not in words:
-        make = _known("--model, without a colon", words, NETWORKS)
+        make = known_word("--model, without a colon", words, NETWORKS)
         sizes = _sizes(make, data)
         return (lambda: make(**sizes)), make(**sizes)
     made = import_object(words, "--model")
@@ -295,73 +289,3 @@ def _plan_in(path: Path) -> TrainPlan:
 def plan_values(plan: TrainPlan | TrainFunction | None) -> dict[str, Any] | None:
     """Give a plan as plain values for a record; None where it is the user's own code."""
     return msgspec.to_builtins(plan) if isinstance(plan, TrainPlan) else None
-
-
-def read_recipe(name: str, settings: list[str] | None) -> Recipe:
-    """Give a recipe by name, with `key=value` settings.
-
-    Raises:
-        errors.BadRequest: unknown recipe or setting, with the nearest name; or a value of the wrong kind.
-    """
-    make = _known("--recipe", name, RECIPES)
-    known = inspect.signature(make, eval_str=True).parameters
-    options: dict[str, Any] = {}
-    for setting in settings or ():
-        key, equals, value = setting.partition("=")
-        if not equals or key not in known or key in options:
-            raise errors.BadRequest(
-                f"--set: expected key=value, once for each key of {name} ({', '.join(known) or 'it has none'}); "
-                f"found {setting!r}{nearest(key, set(known) - {key})}"
-            )
-        read = READERS.get(key)
-        options[key] = read(value) if read else _converted(name, key, value, known[key].annotation)
-    required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
-    if required:
-        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…")
-    return make(**options)
-
-
-def _converted(recipe: str, key: str, value: str, kind: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise errors.BadRequest(f"--set {key}={value}: {error}, which is what {recipe} takes as {key}") from error
-
-
-def recipe_values(recipe: Recipe) -> Any:
-    """Give every setting of a recipe, defaults included, as plain values for a record; tensors by their digest."""
-    return msgspec.to_builtins(recipe, enc_hook=lambda tensor: params.digest({"": tensor}))
-
-
-def read_criterion(words: str) -> Localizer:
-    """Give a localizer by name."""
-    return _known("--criterion", words, CRITERIA)()
-
-
-def read_granularity(words: str) -> Granularity:
-    """Give a granularity by name."""
-    return _known("--granularity", words, GRANULARITIES)
-
-
-def read_reduction(words: str) -> Reduction:
-    """Give a channel reduction: `mean`, or `top:SHARE`."""
-    if words == "mean":
-        return Mean()
-    head, _, share = words.partition(":")
-    try:
-        if head == "top":
-            return Top(float(share))
-    except errors.ExciseError:
-        raise
-    except ValueError:
-        pass
-    raise errors.BadRequest(f"reduction: expected mean or top:SHARE such as top:0.1, found {words!r}")
-
-
-READERS: dict[str, Callable[[str], Any]] = {
-    "plan": read_plan,
-    "reduction": read_reduction,
-    "localizer": read_criterion,
-    "initial": lambda words: store.read_weights(Path(words)),
-}
-"""Settings of recipes that are not numbers or words themselves."""

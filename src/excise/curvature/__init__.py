@@ -1,20 +1,31 @@
 """The slope and the curvature of rows' losses: a network and rows in, gradients, products and solutions out."""
 
 from excise.curvature.fisher import Importance, fisher_product, require_importance, squared_gradients
-from excise.curvature.gradient import example_gradients, flat, mean_gradient, num_chunks, resting, trainable
+from excise.curvature.gradient import (
+    Accumulate,
+    example_gradients,
+    flat,
+    num_chunks,
+    require_accumulate,
+    resting,
+    summed_gradient,
+    trainable,
+)
 from excise.curvature.solve import conjugate_gradient, published_woodfisher
 
 __all__ = [
+    "Accumulate",
     "Importance",
     "conjugate_gradient",
     "example_gradients",
     "fisher_product",
     "flat",
-    "mean_gradient",
     "num_chunks",
     "published_woodfisher",
+    "require_accumulate",
     "require_importance",
     "resting",
     "squared_gradients",
+    "summed_gradient",
     "trainable",
 ]

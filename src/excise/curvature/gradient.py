@@ -1,14 +1,14 @@
-"""Gradients of rows' losses in eval mode: a batch's mean, every row's mean, or one for each example.
+"""Gradients of rows' losses in eval mode: a batch's mean, all rows' sum, or one for each example.
 
 A gradient is `dict[str, Tensor]` over the parameters that require one. Nothing of the network is changed: gradients are
-returned, never accumulated in it.
+returned, and what its parameters held in `.grad` is there afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from excise.train.engine import Engine
 from excise.train.task import Task, device_of
 
 Gradient = dict[str, Tensor]
+Accumulate = Literal["mean", "batch-means"]
+ACCUMULATES: tuple[Accumulate, ...] = get_args(Accumulate)
 
 MAX_VALUES = 2**25  # of example gradients held at once: 128 MiB in float32, and a few times that while they are made
 MAX_EXAMPLES = 64  # beyond, nothing is gained
@@ -38,6 +40,12 @@ def flat(gradient: Mapping[str, Tensor], *, stacked: bool = False) -> Tensor:
     if stacked:
         return torch.cat([value.reshape(len(value), -1) for value in gradient.values()], 1)
     return torch.cat([value.reshape(-1) for value in gradient.values()])
+
+
+def require_accumulate(value: str) -> None:
+    """Refuse a word that is no way to sum gradients up."""
+    if value not in ACCUMULATES:
+        raise errors.BadRequest(f"accumulate: expected {' or '.join(ACCUMULATES)}, found {value!r}")
 
 
 @contextmanager
@@ -63,21 +71,42 @@ def batch_gradients(model: nn.Module, rows: Rows, engine: Engine, batch_size: in
         yield len(batch), dict(zip(own, found, strict=True))
 
 
-def mean_gradient(model: nn.Module, rows: Rows, engine: Engine, *, batch_size: int) -> Gradient:
-    """Give the gradient of the mean loss over all rows; it does not depend on the batch size beyond rounding.
+def summed_gradient(
+    model: nn.Module, rows: Rows, engine: Engine, *, batch_size: int, accumulate: Accumulate = "mean"
+) -> Gradient:
+    """Give the gradient of the rows' losses summed up, in eval mode; zero where a parameter takes no part.
 
-    Cost: one pass forward and backward. Memory: two gradients.
+    The sum is autograd's own, in `.grad`: no second copy of a gradient is held. What the network's parameters had there
+    is put back.
+
+    Cost: one pass forward and backward over rows. Memory: one gradient.
+
+    Args:
+        model: left as it was.
+        rows: what to read, in order of id.
+        engine: task; counts the cost, hears one step a batch.
+        batch_size: examples a batch.
+        accumulate: `mean` for the gradient of the mean loss over all rows, which does not depend on the batch size beyond
+            rounding; `batch-means` for the sum over batches of the gradient of each batch's mean loss, as published codes
+            have it.
 
     Raises:
         errors.Diverged: a loss is not finite.
     """
-    total = {name: torch.zeros_like(value) for name, value in trainable(model).items()}
+    own = trainable(model)
     with resting(model):
-        for count, gradient in batch_gradients(model, rows, engine, batch_size):
-            for name, value in gradient.items():
-                total[name].add_(value, alpha=count / len(rows))
+        for value in own.values():
+            value.grad = None
+        for batch in batches(rows, batch_size, device_of(model)):
+            losses = engine.task.losses(model, batch)
+            _require_finite(losses)
+            (losses.mean() if accumulate == "batch-means" else losses.sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
+            engine.cost.count(trained=len(batch))
             engine.hooks.on_step()
-    return {name: value.detach() for name, value in total.items()}
+        return {
+            name: torch.zeros_like(value, requires_grad=False) if value.grad is None else value.grad.to_dense()
+            for name, value in own.items()
+        }
 
 
 def example_gradients(

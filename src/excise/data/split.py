@@ -80,6 +80,24 @@ class Split:
         self.test: Rows | None = seen["test"]
         self.holdout: Rows | None = seen["holdout"]
 
+    def narrowed(self, forget: Tensor, *, gone: Tensor) -> Split:
+        """Give the split in which only some of the forget rows are to be forgotten now, and others were before.
+
+        Those named in neither stay among the retained until their turn comes.
+
+        Args:
+            forget: ids, of this split's forget rows.
+            gone: ids of forget rows that are no training rows any more.
+        """
+        stays = ~torch.isin(self.train.ids, gone)
+        kept = stays & ~torch.isin(self.train.ids, forget)
+        made = object.__new__(Split)
+        made.train = Rows(self.train.source, self.train.ids[stays])
+        made.forget = Rows(self.train.source, forget.sort().values)
+        made.retain = Rows(self.train.source, self.train.ids[kept])
+        made.test, made.holdout = self.test, self.holdout
+        return made
+
     def __setattr__(self, name: str, value: object) -> None:
         if hasattr(self, name):
             raise AttributeError(f"a Split does not change, but {name!r} was set; make another one")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from excise import params
+from excise.curvature import trainable
 from excise.data.split import Split
 from excise.localize.base import Localizer
 from excise.localize.scores import Scores
@@ -17,8 +17,11 @@ from excise.train.engine import Engine
 class Magnitude(Localizer):
     """Score each weight by |theta|. Reads no rows and costs no pass; a control for criteria that do."""
 
+    @property
+    def reads_forget(self) -> bool:
+        """No."""
+        return False
+
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |theta|."""
-        own = params.named_parameters(model)
-        values = {name: value.detach().abs() for name, value in own.items() if value.requires_grad}
-        return Scores(values, {name: tuple(value.shape) for name, value in own.items()})
+        return Scores.of(model, {name: value.detach().abs() for name, value in trainable(model).items()})

@@ -18,20 +18,23 @@ from excise import errors
 _DIGIT_BITS = 16
 
 
-def select_weights(scores: Mapping[str, Tensor], budget: int) -> dict[str, Tensor]:
-    """Give full-size booleans that choose exactly the `budget` highest weights.
+def select_weights(scores: Mapping[str, Tensor], budget: int, *, lowest: bool = False) -> dict[str, Tensor]:
+    """Give full-size booleans that choose exactly the `budget` highest weights, or lowest.
 
     Args:
         scores: nonnegative and finite, by parameter.
         budget: how many weights to choose.
+        lowest: choose the lowest instead.
 
     Returns:
         Booleans of each parameter's shape, `budget` of them True.
     """
     if budget <= 0:
         return {name: torch.zeros_like(value, dtype=torch.bool) for name, value in scores.items()}
-    threshold = kth_largest(list(scores.values()), budget)
-    chosen = {name: (value > threshold).contiguous() for name, value in scores.items()}  # not so in channels_last
+    total = sum(value.numel() for value in scores.values())
+    threshold = kth_largest(list(scores.values()), total + 1 - budget if lowest else budget)
+    beyond = torch.lt if lowest else torch.gt
+    chosen = {name: beyond(value, threshold).contiguous() for name, value in scores.items()}  # not so in channels_last
     left = budget - sum(int(mask.sum()) for mask in chosen.values())
     for name, value in scores.items():
         if left == 0:
@@ -51,9 +54,9 @@ class Cut(NamedTuple):
 
 
 def select_channels(
-    channels: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int
+    channels: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int, *, lowest: bool = False
 ) -> tuple[dict[str, Tensor], Cut | None]:
-    """Choose channels from the highest down for as long as each fits whole into what is left of the budget.
+    """Choose channels from the highest down (or the lowest up) for as long as each fits whole into what is left of the budget.
 
     Stops at the first channel that does not fit, so that a larger budget always gives a superset.
 
@@ -61,6 +64,7 @@ def select_channels(
         channels: `[channels]` scores by parameter.
         sizes: weights in one channel of each parameter.
         budget: weights to choose at most.
+        lowest: from the lowest up.
 
     Returns:
         Booleans `[channels]` by parameter; and the channel that did not fit, with what was left for it, if anything was.
@@ -68,7 +72,7 @@ def select_channels(
     names = list(channels)
     flat = torch.cat([channels[name] for name in names])
     owner = torch.repeat_interleave(torch.arange(len(names)), torch.tensor([len(channels[name]) for name in names]))
-    order = flat.argsort(descending=True, stable=True)
+    order = flat.argsort(descending=not lowest, stable=True)
     spent = torch.tensor([sizes[name] for name in names])[owner][order].cumsum(0)
     whole = int((spent <= budget).sum())
     chosen = torch.zeros(len(flat), dtype=torch.bool)

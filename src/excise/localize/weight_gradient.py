@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from excise import params
+from excise.curvature import Accumulate
 from excise.data.split import Split
 from excise.localize.base import Localizer
-from excise.localize.gradient import Accumulate, accumulated_gradient, require_scoring_options
+from excise.localize.gradient import require_scoring_options, scoring_gradient
 from excise.localize.scores import Scores
 from excise.train.engine import Engine
 
@@ -52,6 +53,6 @@ class WeightGradient(Localizer):
     @torch.no_grad()
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |theta * g|."""
-        found, shapes = accumulated_gradient(model, getattr(split, self.rows), engine, self.accumulate, self.batch_size)
+        found = scoring_gradient(model, getattr(split, self.rows), engine, self.accumulate, self.batch_size)
         own = params.named_parameters(model)
-        return Scores({name: gradient.mul_(own[name]).abs_() for name, gradient in found.items()}, shapes)
+        return Scores.of(model, {name: gradient.mul_(own[name]).abs_() for name, gradient in found.items()})

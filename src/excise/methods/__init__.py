@@ -1,32 +1,59 @@
 """How to change a network: few mechanisms, each restricted by any mask."""
 
 from excise.methods.ascend import Ascend
-from excise.methods.base import Iterative, Method, OneShot
+from excise.methods.base import Iterative, Method, OneShot, Phased
+from excise.methods.closest_epoch import ClosestEpoch
 from excise.methods.contrast import Contrast
 from excise.methods.dampen import Dampen
+from excise.methods.distill import Distill
 from excise.methods.finetune import Finetune
 from excise.methods.function import FromFunction
 from excise.methods.influence import Influence
+from excise.methods.noise import Noise
 from excise.methods.nothing import Nothing
+from excise.methods.partition import Partition
+from excise.methods.prune import Prune
+from excise.methods.redraw import Redraw
+from excise.methods.relabel import Relabel
 from excise.methods.reset import Reset
 from excise.methods.retrain import Retrain
-from excise.methods.sequence import Sequence, WithHead
+from excise.methods.rewind import Rewind
+from excise.methods.sequence import Sequence, Widened
+from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
+from excise.methods.switch_off import SwitchOff
+from excise.methods.transpose import Transpose
+from excise.methods.two_teachers import TwoTeachers
+from excise.methods.within import Within
 
 __all__ = [
     "Ascend",
+    "ClosestEpoch",
     "Contrast",
     "Dampen",
+    "Distill",
     "Finetune",
     "FromFunction",
     "Influence",
     "Iterative",
     "Method",
+    "Noise",
     "Nothing",
     "OneShot",
+    "Partition",
+    "Phased",
+    "Prune",
+    "Redraw",
+    "Relabel",
     "Reset",
     "Retrain",
+    "Rewind",
     "Sequence",
+    "Soften",
     "Sparsify",
-    "WithHead",
+    "SwitchOff",
+    "Transpose",
+    "TwoTeachers",
+    "Widened",
+    "Within",
 ]

@@ -14,6 +14,7 @@ from excise.curvature import Importance, num_chunks, require_importance, squared
 from excise.data.batches import num_batches
 from excise.data.rows import Rows
 from excise.data.split import Split
+from excise.masks import Mask
 from excise.methods.base import Need, OneShot
 from excise.train.engine import Engine
 
@@ -74,7 +75,7 @@ class Dampen(OneShot):
         return frozenset({"forget", "retain"})
 
     @torch.no_grad()
-    def edit(self, model: nn.Module, split: Split, engine: Engine) -> Mapping[str, Tensor]:
+    def edit(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> Mapping[str, Tensor]:
         """Give the dampened weights."""
         self._require_reachable(split)
         forget = self._importances(model, split.forget, engine, self.forget_batch_size or self.batch_size)

@@ -15,15 +15,16 @@ from excise.curvature import (
     example_gradients,
     fisher_product,
     flat,
-    mean_gradient,
     num_chunks,
     published_woodfisher,
     resting,
+    summed_gradient,
     trainable,
 )
 from excise.data.batches import num_batches
 from excise.data.rows import Rows
 from excise.data.split import Split
+from excise.masks import Mask
 from excise.methods.base import Need, OneShot
 from excise.train.engine import Engine
 
@@ -96,7 +97,7 @@ class Influence(OneShot):
         return frozenset({"forget", "retain"})
 
     @torch.no_grad()
-    def edit(self, model: nn.Module, split: Split, engine: Engine) -> Mapping[str, Tensor]:
+    def edit(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> Mapping[str, Tensor]:
         """Give the weights after the step."""
         own = trainable(model)
         pull = self._pull(model, split, engine)
@@ -108,7 +109,7 @@ class Influence(OneShot):
         """Give v, `[params]`: n_f / N times the difference of the two mean gradients."""
         sets = (split.forget, split.retain)
         engine.hooks.on_stage("Influence: gradients", sum(num_batches(len(rows), self.batch_size) for rows in sets))
-        forget, retain = (flat(mean_gradient(model, rows, engine, batch_size=self.batch_size)) for rows in sets)
+        forget, retain = (flat(summed_gradient(model, rows, engine, batch_size=self.batch_size)) for rows in sets)
         engine.hooks.on_stage_end("Influence: gradients")
         return (forget - retain) * (len(split.forget) / (len(split.forget) + len(split.retain)))
 

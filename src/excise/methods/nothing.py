@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from excise.data.split import Split
+from excise.masks import Mask
 from excise.methods.base import Need, OneShot
 from excise.train.engine import Engine
 
@@ -21,6 +22,6 @@ class Nothing(OneShot):
         """Nothing."""
         return frozenset()
 
-    def edit(self, model: nn.Module, split: Split, engine: Engine) -> Mapping[str, Tensor]:
+    def edit(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> Mapping[str, Tensor]:
         """Give no new value."""
         return {}

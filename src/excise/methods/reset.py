@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from excise import params
 from excise.data.split import Split
+from excise.masks import Mask
 from excise.methods.base import Need, OneShot
 from excise.train.engine import Engine
 
@@ -36,6 +37,6 @@ class Reset(OneShot):
         """A fresh network, unless values are given."""
         return frozenset() if self.to is not None else frozenset({"fresh"})
 
-    def edit(self, model: nn.Module, split: Split, engine: Engine) -> Mapping[str, Tensor]:
+    def edit(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> Mapping[str, Tensor]:
         """Give the untrained values."""
         return self.to if self.to is not None else params.named_parameters(engine.fresh_model())

@@ -1,4 +1,4 @@
-"""Compositions: one method after another, and a method that may train the head besides its mask."""
+"""Compositions: one method after another, and a method that may train more than its mask."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Sequence(Method):
         return min((method.statistics for method in self.methods), key=order.index)
 
     @property
-    def trains_head(self) -> bool:
-        """Whether any part asks for the head."""
-        return any(method.trains_head for method in self.methods)
+    def inherits_statistics(self) -> bool:
+        """Whether those of before the sequence outlive it: unless its first part starts afresh."""
+        return self.methods[0].inherits_statistics
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the parts in order, in place."""
@@ -55,8 +55,8 @@ class Sequence(Method):
 
 
 @dataclass(frozen=True)
-class WithHead(Method):
-    """Run a method under its mask and the classifier head together.
+class Widened(Method):
+    """Run a method under its mask and, together with it, what the recipe may train besides.
 
     In DEL the head is reset only where the mask says so, and finetuned as a whole. A mask that the caller gives by hand is
     a promise and is never widened.
@@ -78,10 +78,10 @@ class WithHead(Method):
         return self.method.statistics
 
     @property
-    def trains_head(self) -> bool:
-        """Yes."""
-        return True
+    def inherits_statistics(self) -> bool:
+        """As the method."""
+        return self.method.inherits_statistics
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
-        """Run the method, in place, with the engine's head added to the mask."""
-        self.method.unlearn_(model, split, mask | engine.head, engine)
+        """Run the method, in place, with `engine.besides` added to the mask."""
+        self.method.unlearn_(model, split, mask | engine.besides, engine)

@@ -25,7 +25,7 @@ from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace, Hooks
-from excise.train.loop import Step, fit_
+from excise.train.loop import Pass, fit_
 from excise.train.plan import TrainPlan
 from excise.train.task import Task, device_of
 from excise.version import __version__
@@ -145,7 +145,7 @@ def _train(
     started, before = time.perf_counter(), engine.cost.trained_rows
     if isinstance(plan, TrainPlan):
         own = replace(engine, seed=seed, trace=[], hooks=_Retold(engine.hooks, stage))
-        fit_(model, _objective, {"retain": rows}, plan, Mask.full(model), own, stage="train", statistics="adapt")
+        fit_(model, _passes, {"retain": rows}, plan, Mask.full(model), own, stage="train", statistics="adapt")
         return Trained(seed, params.state_of(model), time.perf_counter() - started, engine.cost.trained_rows - before)
     engine.hooks.on_stage(stage, 1)
     expected = {name: value.shape for name, value in model.state_dict().items()}
@@ -181,5 +181,5 @@ class _Retold(Hooks):
         self._inner.on_stage_end(self._stage)
 
 
-def _objective(step: Step) -> Tensor:
-    return step.mean_loss("retain")
+def _passes(_: int) -> tuple[Pass]:
+    return (Pass(lambda step: step.mean_loss("retain"), ("retain",)),)

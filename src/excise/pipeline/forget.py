@@ -6,13 +6,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
 from excise import errors, params, seeds
 from excise.data.rows import Rows
 from excise.data.split import Split
-from excise.localize.head import head_mask
 from excise.masks import Mask
 from excise.methods.base import Method
 from excise.methods.function import FromFunction, UnlearnFunction
@@ -24,6 +24,7 @@ from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
+from excise.train.statistics import recompute_statistics_, running_statistics
 from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
 
 
@@ -39,6 +40,7 @@ def unlearn(
     forward: Forward = forward_pair,
     loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
+    recompute: bool = True,
 ) -> Unlearned:
     """Make a network forget rows.
 
@@ -54,6 +56,9 @@ def unlearn(
         forward: `(model, batch) -> logits, targets`, for other examples than `(input, label)`.
         loss: `(logits, targets) -> [batch]`, for other losses than cross-entropy.
         hooks: who watches.
+        recompute: make the running statistics of batch normalisation anew from the retain rows at the end, frozen modules'
+            included: those of the original were computed with the forget rows among the others, and tell of them. Not done
+            by methods that read no retain row, nor under an empty mask. False leaves them to the method's own rule.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -68,37 +73,45 @@ def unlearn(
     _require_kinds(model, split, mask)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
+    params.require_parameters(model)
+    own = params.unwrapped(model)
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
-        task.require_fit(model, _rows_read(how, split))
+        task.require_fit(own, _rows_read(how, split))
         if mask is not None:
-            mask.require_fit(model)
-        builder = fresh_builder(model, fresh, seed)
+            mask.require_fit(own)
+        builder = fresh_builder(own, fresh, seed)
         if "fresh" in how.method.needs:
             builder()
-        head = _head(how, model, split, task) if mask is None else Mask.empty(model)
-        engine = Engine(task, seed, head, builder, hooks or Hooks())
-        localized = effective(_localized(how, model, split, engine) if mask is None else mask, model)
-        allowed = effective(localized | head, model)
-        work = params.clone_model(model)
-        before = frozen_digest(model, allowed, how.method.statistics)
+        _require_rows(how, split, own, recompute=recompute)
+        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks())
+        if mask is None and how.besides is not None:
+            engine = replace(engine, besides=how.besides.locate(own, split, engine))
+        localized = effective(how.where.locate(own, split, engine) if mask is None else mask, own)
+        allowed = effective(localized | engine.besides, own)
+        work = params.clone_model(own)
+        anew = recompute and _recomputes(how, allowed, own)
+        before = frozen_digest(own, allowed, how.method.statistics, besides=running_statistics(own) if anew else ())
         how.method.unlearn_(work, split, localized, engine)
-        after = _require_kept(model, work, allowed, how, before)
+        if anew:
+            recompute_statistics_(work, split.retain, engine)
+        after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds = time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
     if isinstance(plan, TrainPlan):
         engine.cost.retraining_share = engine.cost.trained_rows / (plan.epochs * len(split.retain))
     return Unlearned(
-        model=work,
+        model=params.rewrapped(model, work),
         recipe=how.name,
         mask=allowed,
         localized=localized,
         frozen_digest=after,
         frozen_digest_before=before,
-        patch=Patch.between(model, work),
+        patch=Patch.between(own, work),
         trace=tuple(engine.trace),
         cost=engine.cost,
         seed=seed,
+        recomputed=anew,
     )
 
 
@@ -126,26 +139,32 @@ def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
 
 def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:
     """Give the rows to check before any work: those to forget, and the retained ones where the recipe reads them at all."""
-    localizer_reads = how.localizer is not None and how.localizer.reads_retain
-    retain = {"retain": split.retain} if localizer_reads or "retain" in how.method.needs else {}
+    reads = how.where.reads_retain or "retain" in how.method.needs
+    retain = {"retain": split.retain} if reads else {}
     return {"forget": split.forget, **retain}
 
 
-def _localized(how: Recipe, model: nn.Module, split: Split, engine: Engine) -> Mask:
-    if how.localizer is None:
-        return Mask.full(model)
-    scores = how.localizer.score(model, split, engine)
-    return scores.select(budget_fraction=how.budget_fraction, granularity=how.granularity, reduction=how.reduction)
+def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: bool) -> None:
+    if "holdout" in how.method.needs and split.holdout is None:
+        raise errors.BadRequest(
+            f"{how.name} needs rows that were never trained on, of the forget rows' classes, to know when to stop; "
+            "give them as Split(..., holdout=...)"
+        )
+    if recompute and len(split.retain) < 2 and "retain" in how.method.needs and running_statistics(model):
+        raise errors.BadRequest(
+            "retain: expected two rows or more to make running statistics anew from, found one; "
+            "pass recompute=False to keep the statistics that the method leaves"
+        )
 
 
-def _head(how: Recipe, model: nn.Module, split: Split, task: Task) -> Mask:
-    if not how.method.trains_head:
-        return Mask.empty(model)
-    return head_mask(model, split.forget, task) if how.head is None else Mask.of_modules(model, [how.head])
+def _recomputes(how: Recipe, allowed: Mask, model: nn.Module) -> bool:
+    """Say whether running statistics are to be made anew: something may change, and the method reads retain rows at all."""
+    reads = "retain" in how.method.needs and how.method.inherits_statistics
+    return reads and allowed.num_selected > 0 and bool(running_statistics(model))
 
 
-def _require_kept(model: nn.Module, work: nn.Module, allowed: Mask, how: Recipe, before: str) -> str:
-    after = frozen_digest(work, allowed, how.method.statistics)
+def _require_kept(model: nn.Module, work: nn.Module, allowed: Mask, how: Recipe, before: str, *, anew: bool) -> str:
+    after = frozen_digest(work, allowed, how.method.statistics, besides=running_statistics(work) if anew else ())
     if after != before:
         raise errors.Refused(
             f"{how.name} moved something outside its mask (frozen digest {before[:12]}… became {after[:12]}…); "

@@ -32,6 +32,7 @@ class Unlearned:
         trace: loss, learning rate and time of every epoch.
         cost: passes over data, seconds, bytes, share of a retraining.
         seed: all randomness of the run follows from it.
+        recomputed: whether running statistics were made anew from the retain rows, see `excise.unlearn`.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Unlearned:
     trace: tuple[EpochTrace, ...]
     cost: Cost
     seed: int
+    recomputed: bool = False
 
     def __repr__(self) -> str:
         share = "" if self.cost.retraining_share is None else f", {self.cost.retraining_share:.0%} of a retraining"
@@ -80,4 +82,5 @@ class Unlearned:
             "retraining_share": self.cost.retraining_share,
             "model_digest": params.model_digest(self.model),
             "seed": self.seed,
+            "recomputed": self.recomputed,
         }

@@ -2,7 +2,7 @@
 
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
-from excise.train.loop import Step, fit_
+from excise.train.loop import Pass, Passes, Step, fit_
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
 from excise.train.plan import TrainPlan
 from excise.train.task import Task, cross_entropy, forward_pair
@@ -12,6 +12,8 @@ __all__ = [
     "Engine",
     "EpochTrace",
     "Hooks",
+    "Pass",
+    "Passes",
     "Statistics",
     "Step",
     "Task",

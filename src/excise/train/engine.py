@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from excise import errors
+from excise import errors, params
 from excise.masks import Mask
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.task import Task
@@ -45,8 +45,10 @@ class Engine:
     Attributes:
         task: forward and loss.
         seed: every random number of the run follows from it.
+        besides: what a method may train besides its mask (DEL's classifier head); empty where that is not wanted.
         fresh: gives an untrained network, the same one each time; None if there is no way to make one.
-        head: the classifier head, for methods that train it besides the mask; empty where that is not wanted.
+        original: the network as it was before the run, never written to; None where a method is run by hand.
+        slow: coordinates whose gradient is multiplied by a factor before each step; None for no such.
         hooks: who watches.
         cost: what was spent; the only thing here that changes.
         trace: one entry an epoch, in order.
@@ -54,8 +56,10 @@ class Engine:
 
     task: Task
     seed: int
-    head: Mask
+    besides: Mask
     fresh: Callable[[], nn.Module] | None = None
+    original: nn.Module | None = None
+    slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)
@@ -69,6 +73,20 @@ class Engine:
         if self.fresh is None:
             raise errors.BadRequest("this method needs an untrained network; pass fresh=, a callable that builds one")
         return self.fresh()
+
+    def original_model(self) -> nn.Module:
+        """Give the network as it was before the run, in eval mode and without gradients, to be looked at and not changed.
+
+        A module of its own whose parameters lie in the memory of the original's: it costs no copy of them.
+
+        Raises:
+            errors.BadRequest: there is none.
+        """
+        if self.original is None:
+            raise errors.BadRequest(
+                "this method learns from the network as it was; run it through excise.unlearn, or give it a teacher"
+            )
+        return params.shadow_of(self.original)
 
     def record(self, trace: EpochTrace) -> None:
         """Keep an epoch's trace and tell the hooks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,18 +29,38 @@ class Step:
     Attributes:
         model: the network, in training mode.
         epoch: counted from 0.
+        index: of the step within its epoch, counted from 0.
+        batches: one a stream of the pass.
     """
 
     model: nn.Module
     epoch: int
+    index: int
     engine: Engine
     batches: Mapping[str, Batch]
 
     def mean_loss(self, stream: str) -> Tensor:
-        """Give the mean loss over the step's batch of `stream` (`retain` or `forget`), one forward pass."""
+        """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
         return self.engine.task.losses(self.model, batch).mean()
+
+    def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
+        """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
+        batch = self.batches[stream]
+        self.engine.cost.count(trained=len(batch))
+        return self.engine.task.forward(self.model, batch.content)
+
+    @torch.no_grad()
+    def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
+        """Give another network's logits on the step's batch of `stream`, without gradient."""
+        batch = self.batches[stream]
+        self.engine.cost.count(forward=len(batch))
+        return self.engine.task.forward(network, batch.content)[0]
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """Give a generator for one purpose in this very step, a pure function of the run's seed."""
+        return seeds.generator(self.engine.seed, *purpose, self.epoch, self.index)
 
     @torch.no_grad()
     def observe(self, stream: str) -> None:
@@ -53,11 +73,28 @@ class Step:
 Objective = Callable[[Step], Tensor]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A part of an epoch: what is minimised, over which rows.
+
+    Attributes:
+        objective: `(Step) -> scalar`.
+        streams: rows by name. The first paces the pass; the others are cycled through.
+    """
+
+    objective: Objective
+    streams: tuple[str, ...]
+
+
+Passes = Callable[[int], Sequence[Pass]]
+"""From an epoch, counted from 0, to its passes, in order."""
+
+
 @torch.enable_grad()
 def fit_(
     model: nn.Module,
-    objective: Objective,
-    streams: Mapping[str, Rows],
+    passes: Passes,
+    rows: Mapping[str, Rows],
     plan: TrainPlan,
     mask: Mask,
     engine: Engine,
@@ -65,30 +102,35 @@ def fit_(
     stage: str,
     statistics: Statistics = "follow-mask",
     batch_sizes: Mapping[str, int] | None = None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> None:
-    """Minimise an objective over the coordinates in `mask`, in place.
+    """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
 
     Args:
         model: changed in place, inside the mask only.
-        objective: `(Step) -> scalar`.
-        streams: rows by name. The first paces the epochs; the others are cycled through within each epoch.
+        passes: what each epoch consists of.
+        rows: by name of stream.
         plan: optimizer, schedule, batches.
         mask: where change is allowed.
         engine: task, seed, hooks; counts the cost.
         stage: name for progress and traces, and purpose of the random numbers.
         statistics: rule for buffers, see `masked`.
         batch_sizes: examples a batch of a stream, where not the plan's.
+        after_epoch: called with the epoch when it is over, to look at the network.
 
     Raises:
-        errors.Diverged: the objective, a weight or a buffer stopped being finite; carries the state after the last sound
+        errors.Diverged: an objective, a weight or a buffer stopped being finite; carries the state after the last sound
             epoch, which is also what `model` then holds.
     """
-    pace, others = next(iter(streams)), list(streams)[1:]
     single = next(model.buffers(), None) is None  # batch statistics need two rows
-    sizes = {name: (batch_sizes or {}).get(name, plan.batch_size) for name in streams}
-    steps = num_batches(len(streams[pace]), sizes[pace], drop_last=plan.drop_last, keep_single=single)
-    engine.hooks.on_stage(stage, steps * plan.epochs)
-    with enforced(model, mask, statistics) as free, seeds.isolated(engine.seed, stage, "loop"):
+    sizes = {name: (batch_sizes or {}).get(name, plan.batch_size) for name in rows}
+    steps = {
+        name: num_batches(len(some), sizes[name], drop_last=plan.drop_last, keep_single=single)
+        for name, some in rows.items()
+    }
+    every = [sum(steps[part.streams[0]] for part in passes(epoch)) for epoch in range(plan.epochs)]
+    engine.hooks.on_stage(stage, sum(every))
+    with enforced(model, mask, statistics, engine.slow) as free, seeds.isolated(engine.seed, stage, "loop"):
         optimizer = plan.make_optimizer(free.leaves) if free.leaves else None
         sound = _Sound(model, free)
         for epoch in range(plan.epochs):
@@ -96,13 +138,11 @@ def fit_(
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = plan.lr_at(epoch)
             loaders = {
-                name: _stream(rows, name, sizes[name], epoch, plan, engine, device_of(model), keep_single=single)
-                for name, rows in streams.items()
+                name: _stream(some, name, sizes[name], epoch, plan, engine, device_of(model), keep_single=single)
+                for name, some in rows.items()
             }
-            cycled = {name: _cycle(loaders[name]) for name in others}
-            for batch in loaders[pace]():
-                now = {pace: batch, **{name: next(source) for name, source in cycled.items()}}
-                loss = _objective_of(objective, Step(model, epoch, engine, now), stage)
+            for index, (objective, now) in enumerate(_steps(passes(epoch), loaders)):
+                loss = _objective_of(objective, Step(model, epoch, index, engine, now), stage)
                 total += sound.require_finite(loss, stage, epoch)
                 if optimizer is not None and loss.requires_grad:  # a mask may hold only what the loss does not reach
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -111,8 +151,23 @@ def fit_(
                 engine.hooks.on_step()
             sound.keep(stage, epoch)
             seconds = time.perf_counter() - started
-            engine.record(EpochTrace(stage, epoch, total / max(steps, 1), plan.lr_at(epoch), steps, seconds))
+            engine.record(
+                EpochTrace(stage, epoch, total / max(every[epoch], 1), plan.lr_at(epoch), every[epoch], seconds)
+            )
+            if after_epoch is not None:
+                after_epoch(epoch)
     engine.hooks.on_stage_end(stage)
+
+
+def _steps(
+    passes: Sequence[Pass], loaders: Mapping[str, Callable[[], Iterator[Batch]]]
+) -> Iterator[tuple[Objective, dict[str, Batch]]]:
+    """Give each step of an epoch: its objective, and one batch a stream."""
+    cycled = {name: _cycle(load) for name, load in loaders.items()}
+    for part in passes:
+        pace, *others = part.streams
+        for batch in loaders[pace]():
+            yield part.objective, {pace: batch, **{name: next(cycled[name]) for name in others}}
 
 
 def _objective_of(objective: Objective, step: Step, stage: str) -> Tensor:

@@ -18,7 +18,7 @@ Buffers (running statistics) follow a stated rule, `Statistics`:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -53,6 +53,7 @@ class _Part(ABC):
     """The coordinates of one parameter that may change, as the leaf that the optimizer is given."""
 
     leaf: Tensor
+    pace: Tensor | None = None
 
     @abstractmethod
     def gather_gradient(self) -> None:
@@ -61,6 +62,15 @@ class _Part(ABC):
     @abstractmethod
     def write_back(self) -> None:
         """Bring the leaf's values to the parameter."""
+
+    @abstractmethod
+    def pick(self, full: Tensor) -> Tensor:
+        """Give what belongs to the leaf of a tensor of the parameter's shape."""
+
+    def slow_down(self, entry: Tensor, factor: float) -> None:
+        """Have the gradient multiplied by `factor` where `entry`, of the parameter's shape, is True."""
+        chosen = self.pick(entry.to(self.leaf.device))
+        self.pace = torch.ones_like(self.leaf, requires_grad=False).masked_fill_(chosen, factor)
 
 
 class _Whole(_Part):
@@ -74,6 +84,9 @@ class _Whole(_Part):
     def write_back(self) -> None:
         return None
 
+    def pick(self, full: Tensor) -> Tensor:
+        return full
+
 
 class _Chosen(_Part):
     """Rows of a parameter, or single weights of it flattened, picked by index along the first axis."""
@@ -86,6 +99,9 @@ class _Chosen(_Part):
 
     def _view(self, tensor: Tensor) -> Tensor:
         return tensor.reshape(-1) if self._flat else tensor
+
+    def pick(self, full: Tensor) -> Tensor:
+        return self._view(full).index_select(0, self._index)
 
     def gather_gradient(self) -> None:
         gradient = self._parameter.grad
@@ -114,9 +130,13 @@ def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
 class MaskedParameters:
     """The coordinates of a network that may change, ready for an optimizer. Made by `enforced`."""
 
-    def __init__(self, model: nn.Module, mask: Mask) -> None:
+    def __init__(self, model: nn.Module, mask: Mask, slow: tuple[Mask, float] | None = None) -> None:
         found = params.named_parameters(model)
-        self._parts = [part for name, value in found.items() if (part := _part(value, mask.entry(name)))]
+        parts = {name: _part(value, mask.entry(name)) for name, value in found.items()}
+        self._parts = [part for part in parts.values() if part]
+        for name, part in parts.items():
+            if slow is not None and part and slow[0].count(name):
+                part.slow_down(slow[0].expand(name), slow[1])
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -128,6 +148,8 @@ class MaskedParameters:
         """Take one optimizer step on the chosen coordinates alone, gradients clipped to `clip_norm` if given."""
         for part in self._parts:
             part.gather_gradient()
+            if part.pace is not None and part.leaf.grad is not None:
+                part.leaf.grad.mul_(part.pace)
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(self.leaves, clip_norm)
         optimizer.step()
@@ -152,8 +174,14 @@ class MaskedParameters:
 
 
 @contextmanager
-def enforced(model: nn.Module, mask: Mask, statistics: Statistics) -> Iterator[MaskedParameters]:
-    """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards."""
+def enforced(
+    model: nn.Module, mask: Mask, statistics: Statistics, slow: tuple[Mask, float] | None = None
+) -> Iterator[MaskedParameters]:
+    """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
+
+    Gradients of the coordinates in `slow` are multiplied by its factor before each step.
+    """
+    model = params.unwrapped(model)
     allowed = effective(mask, model)
     with params.modes_restored(model):
         model.train()
@@ -162,7 +190,7 @@ def enforced(model: nn.Module, mask: Mask, statistics: Statistics) -> Iterator[M
         for name, value in params.named_parameters(model).items():
             value.grad = None
             value.requires_grad_(bool(allowed.entry(name).any()))
-        yield MaskedParameters(model, allowed)
+        yield MaskedParameters(model, allowed, slow)
 
 
 @torch.no_grad()
@@ -195,6 +223,7 @@ def write_(model: nn.Module, values: Mapping[str, Tensor], mask: Mask) -> None:
 
 def held_modules(model: nn.Module, mask: Mask, statistics: Statistics) -> list[str]:
     """Name the modules whose buffers stay under a rule."""
+    model = params.unwrapped(model)
     names = [
         name for name, module in model.named_modules() if next(iter(module.buffers(recurse=False)), None) is not None
     ]
@@ -217,13 +246,20 @@ def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
     return moves
 
 
-def frozen_digest(model: nn.Module, mask: Mask, statistics: Statistics = "follow-mask") -> str:
-    """Give the SHA-256 of everything that must not move: coordinates outside the mask, and buffers of held modules."""
+def frozen_digest(
+    model: nn.Module, mask: Mask, statistics: Statistics = "follow-mask", *, besides: Iterable[str] = ()
+) -> str:
+    """Give the SHA-256 of everything that must not move: coordinates outside the mask, and buffers of held modules.
+
+    Buffers named in `besides` are left out: running statistics that are to be made anew.
+    """
+    model = params.unwrapped(model)
     allowed = effective(mask, model)
     outside = {
         name: value.detach().cpu()[~allowed.expand(name)] for name, value in params.named_parameters(model).items()
     }
     buffers = params.named_buffers(model)
     held = set(held_modules(model, allowed, statistics))
-    kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held}
+    free = set(besides)
+    kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held and name not in free}
     return params.digest({**outside, **kept})

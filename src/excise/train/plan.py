@@ -22,8 +22,12 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         optimizer: `sgd`, `adam` or `adamw`, torch's own.
         momentum: of SGD.
         weight_decay: as torch's optimizer takes it (decoupled for AdamW).
-        schedule: `constant`, or `cosine`: per epoch from `lr` down towards `final_lr_fraction * lr`.
+        schedule: `constant`; or per epoch: `cosine`, from `lr` down towards `final_lr_fraction * lr`; `milestones`, times
+            `milestone_factor` from each epoch in `milestones` on; `triangle`, up in equal steps to `lr` in the middle and
+            down in equal steps towards 0.
         final_lr_fraction: floor of the cosine schedule, as a fraction of `lr`.
+        milestones: epochs, counted from 0, ascending.
+        milestone_factor: what each multiplies the learning rate by.
         batch_size: examples a step.
         shuffle: a new order each epoch, drawn from the seed; else ascending ids.
         drop_last: leave out a final batch that is not full.
@@ -43,8 +47,10 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "milestones", "triangle"] = "cosine"
     final_lr_fraction: float = 0.01
+    milestones: tuple[int, ...] = ()
+    milestone_factor: float = 0.1
     batch_size: int = 128
     shuffle: bool = True
     drop_last: bool = False
@@ -55,18 +61,32 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Check every field."""
         checks.require_positive_int("epochs", self.epochs)
         checks.require_positive_int("batch_size", self.batch_size)
-        for name in ("lr", "momentum", "weight_decay", "final_lr_fraction"):
+        for name in ("lr", "momentum", "weight_decay", "final_lr_fraction", "milestone_factor"):
             checks.require_finite(name, getattr(self, name))
         if self.clip_norm is not None:
             checks.require_finite("clip_norm", self.clip_norm)
         for name, kind in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("implementation", IMPLEMENTATIONS)):
             if getattr(self, name) not in kind:
                 raise errors.BadRequest(f"{name}: expected one of {', '.join(kind)}, found {getattr(self, name)!r}")
+        places = tuple(self.milestones)
+        if places != tuple(sorted(set(places))) or not all(type(place) is int and place > 0 for place in places):
+            raise errors.BadRequest(f"milestones: expected epochs from 1 on, ascending, found {self.milestones!r}")
+        if (self.schedule == "milestones") != bool(places):
+            raise errors.BadRequest(
+                f"milestones: expected epochs with schedule milestones and none with another, found {self.milestones!r} "
+                f"with {self.schedule}"
+            )
 
     def lr_at(self, epoch: int) -> float:
         """Give the learning rate of an epoch, counted from 0 (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
         if self.schedule == "constant":
             return self.lr
+        if self.schedule == "milestones":
+            return self.lr * self.milestone_factor ** sum(epoch >= place for place in self.milestones)
+        if self.schedule == "triangle":  # as in MSG: 0 before the first epoch and after the last, neither of them run
+            top = (self.epochs + 1) // 2
+            up, down = (epoch + 1) / top, (self.epochs - epoch) / (self.epochs + 1 - top)
+            return self.lr * min(up, down)
         floor = self.final_lr_fraction * self.lr
         return floor + (self.lr - floor) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
@@ -81,5 +101,5 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "milestones", "triangle")
 IMPLEMENTATIONS = ("default", "foreach", "fused")

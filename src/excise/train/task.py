@@ -61,11 +61,14 @@ class Task:
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give one loss an example, `[batch]`."""
-        logits, targets = self.forward(model, batch.content)
+        return self.losses_of(*self.forward(model, batch.content), len(batch))
+
+    def losses_of(self, logits: Tensor, targets: Tensor, num_examples: int) -> Tensor:
+        """Give one loss an example, `[batch]`, of logits that are there already."""
         losses = self.loss(logits, targets)
-        if losses.shape != (len(batch),):
+        if losses.shape != (num_examples,):
             raise errors.BadRequest(
-                f"loss: expected one value for each of {len(batch)} examples, found shape {tuple(losses.shape)}; "
+                f"loss: expected one value for each of {num_examples} examples, found shape {tuple(losses.shape)}; "
                 'use reduction="none"'
             )
         return losses

@@ -1,0 +1,141 @@
+"""Strings to recipes with their settings, and to criteria, granularities and reductions."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from excise import errors, params, store
+from excise.cli import offers
+from excise.cli.tables import known_word, nearest, read_plan
+from excise.localize import (
+    Deepest,
+    FisherRatio,
+    Gradient,
+    GradientDifference,
+    Localizer,
+    Magnitude,
+    Mean,
+    Random,
+    Reduction,
+    Shallowest,
+    Top,
+    WeightGradient,
+)
+from excise.localize.scores import Granularity
+from excise.recipes import RECIPES, Recipe
+
+CRITERIA: dict[str, Callable[[], Localizer]] = {
+    "weight-gradient": WeightGradient,
+    "gradient": Gradient,
+    "magnitude": Magnitude,
+    "weight-gradient-all": lambda: WeightGradient(rows="train"),
+    "fisher-ratio": FisherRatio,
+    "gradient-difference": GradientDifference,
+    "deepest": Deepest,
+    "shallowest": Shallowest,
+    "random": Random,
+}
+
+GRANULARITIES: dict[str, Granularity] = {word: word for word in typing.get_args(Granularity)}
+
+
+def read_recipe(name: str, settings: list[str] | None) -> Recipe:
+    """Give a recipe by name, with `key=value` settings.
+
+    Raises:
+        errors.BadRequest: unknown recipe or setting, with the nearest name; or a value of the wrong kind.
+    """
+    make = known_word("--recipe", name, RECIPES, offers.HOW)
+    known = inspect.signature(make, eval_str=True).parameters
+    options: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, value = setting.partition("=")
+        if not equals or key not in known or key in options:
+            raise errors.BadRequest(
+                f"--set: expected key=value, once for each key of {name} ({', '.join(known) or 'it has none'}); "
+                f"found {setting!r}{nearest(key, set(known) - {key})}"
+            )
+        read = READERS.get(key)
+        options[key] = read(value) if read else _converted(name, key, value, known[key].annotation)
+    required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
+    if required:
+        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…")
+    return make(**options)
+
+
+def _converted(recipe: str, key: str, value: str, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise errors.BadRequest(f"--set {key}={value}: {error}, which is what {recipe} takes as {key}") from error
+
+
+def recipe_values(recipe: Recipe) -> Any:
+    """Give every setting of a recipe, defaults included, as plain values for a record; tensors by their digest."""
+    return msgspec.to_builtins(recipe, enc_hook=_plain)
+
+
+def _plain(value: Any) -> str:
+    """Give a tensor's digest; what another package defines in its own words."""
+    return params.digest({"": value}) if isinstance(value, Tensor) else repr(value)
+
+
+def read_criterion(words: str) -> Localizer:
+    """Give a localizer by name."""
+    return known_word("--criterion", words, CRITERIA, offers.WHERE)()
+
+
+def read_granularity(words: str) -> Granularity:
+    """Give a granularity by name."""
+    return known_word("--granularity", words, GRANULARITIES)
+
+
+def read_reduction(words: str) -> Reduction:
+    """Give a channel reduction: `mean`, or `top:SHARE`."""
+    if words == "mean":
+        return Mean()
+    head, _, share = words.partition(":")
+    try:
+        if head == "top":
+            return Top(float(share))
+    except errors.ExciseError:
+        raise
+    except ValueError:
+        pass
+    raise errors.BadRequest(f"reduction: expected mean or top:SHARE such as top:0.1, found {words!r}")
+
+
+def read_numbers(path: Path) -> Tensor:
+    """Read a `.npy` array of finite numbers, `[rows]`.
+
+    Raises:
+        errors.BadRequest: no such file, or something else in it.
+    """
+    try:
+        found = torch.as_tensor(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        raise errors.BadRequest(f"expected a .npy file of numbers at {path}: {error}") from error
+    if found.ndim != 1 or found.is_complex() or not bool(found.isfinite().all()):
+        raise errors.BadRequest(
+            f"expected finite numbers in one dimension in {path}, found {found.dtype} of shape {tuple(found.shape)}"
+        )
+    return found.double()
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "plan": read_plan,
+    "reduction": read_reduction,
+    "localizer": read_criterion,
+    "initial": lambda words: store.read_weights(Path(words)),
+    "memorization": lambda words: read_numbers(Path(words)),
+}
+"""Settings of recipes that are not numbers or words themselves."""

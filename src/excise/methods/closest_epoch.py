@@ -1,0 +1,180 @@
+"""ClosestEpoch: run a method, then go back to the epoch whose forget error is that of rows never seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from excise import errors, params, seeds
+from excise.data.batches import batches
+from excise.data.rows import Rows
+from excise.data.split import Split
+from excise.masks import Mask
+from excise.methods.base import Method, Need, Phased
+from excise.train.engine import Engine
+from excise.train.masked import Statistics, effective, write_
+from excise.train.task import device_of
+
+
+@dataclass(frozen=True)
+class ClosestEpoch(Method):
+    """Run a method of gradient steps and give back the epoch whose forget error is closest to a reference error.
+
+    The forget error is the share of forget rows that the network gets wrong after an epoch, in eval mode. The reference is
+    the error of the final network on holdout rows of the forget rows' classes, each class weighted by its share of the
+    forget rows: what the network gets wrong of such rows when it never saw them. Of epochs as close as each other the later
+    one is taken. Errors are compared as fractions, without rounding. The network before the first epoch is no candidate.
+
+    Too much forgetting gives a row away as too little does: a forget error above that of unseen rows is a mark. The
+    holdout is used up by this choice; judge the result on test rows, which this never reads.
+
+    Reads what the method reads, forget and holdout rows. Outside the mask nothing moves: weights are put back inside it
+    only, and buffers as they were after that epoch. Cost: what the method costs, one pass forward over forget before the
+    run and one after each epoch, one over holdout before the run and one over its rows of the forget rows' classes after
+    it. Memory: for each forget error that was met, and so at most once an epoch, a copy in the machine's main memory of
+    the mask's coordinates and of all buffers.
+
+    Departs from the paper, whose holdout has the distribution of the forget rows by construction; here rows of their
+    classes are chosen from it and weighted. A schedule that lowers the learning rate is that of the whole run, so an
+    epoch's state is that of a run stopped there only if the schedule is constant.
+
+    References:
+        Kurmanji, Triantafillou, Hayes, Triantafillou, "Towards Unbounded Machine Unlearning", NeurIPS 2023,
+        arXiv:2302.09880 (the rewind of SCRUB+R).
+
+    Args:
+        method: what to run, a method of gradient steps such as `Distill`.
+
+    Raises:
+        errors.BadRequest: no such method; before any work, no holdout, or none of its rows in some of the forget rows'
+            classes.
+        errors.BadData: before any work, targets that are no integer classes.
+    """
+
+    method: Phased
+
+    def __post_init__(self) -> None:
+        """Check that there are epochs to choose from."""
+        if not isinstance(self.method, Phased):
+            raise errors.BadRequest(
+                f"ClosestEpoch: expected a method of gradient steps, such as Distill, found {type(self.method).__name__}"
+            )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the method needs; forget and holdout rows to measure on."""
+        return self.method.needs | {"forget", "holdout"}
+
+    @property
+    def statistics(self) -> Statistics:
+        """The method's."""
+        return self.method.statistics
+
+    @property
+    def inherits_statistics(self) -> bool:
+        """As the method."""
+        return self.method.inherits_statistics
+
+    def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Run the method, in place, then put the closest epoch back."""
+        shares, holdout = self._comparable(model, split, engine)
+        allowed = effective(mask, model)
+        kept: dict[int, _Epoch] = {}  # by rows wrong: of epochs with the same forget error only the last can be chosen
+
+        def look(epoch: int) -> None:
+            wrong, _ = self._judged(model, split.forget, engine)
+            kept[int(wrong.sum())] = _Epoch.of(model, allowed, epoch)
+
+        self.method.run_(model, split, mask, engine, after_epoch=look)
+        reference = _weighted_error(shares, *self._judged(model, holdout, engine))
+        errors_of = {Fraction(count, len(split.forget)): found for count, found in kept.items()}
+        closest = min(errors_of, key=lambda error: (abs(error - reference), -errors_of[error].epoch))
+        chosen = errors_of[closest]
+        engine.hooks.on_note(
+            f"ClosestEpoch: epoch {chosen.epoch + 1} of {self.method.plan.epochs}, "
+            f"with a forget error of {float(closest):.4f} for {float(reference):.4f} on the holdout"
+        )
+        chosen.put_back_(model, allowed)
+
+    def _comparable(self, model: nn.Module, split: Split, engine: Engine) -> tuple[dict[int, Fraction], Rows]:
+        """Give the share of each class among the forget rows, and the holdout rows of those classes."""
+        if split.holdout is None:
+            raise errors.BadRequest(
+                "ClosestEpoch: expected rows that were never trained on, of the forget rows' classes, found none; "
+                "give them as Split(..., holdout=...)"
+            )
+        counts = Counter(self._judged(model, split.forget, engine)[1].tolist())
+        unseen = self._judged(model, split.holdout, engine)[1]
+        missing = sorted(set(counts) - set(unseen.tolist()))
+        if missing:
+            shown = ", ".join(str(name) for name in missing)
+            raise errors.BadRequest(
+                f"ClosestEpoch: expected holdout rows of every class of the forget rows, found none of {shown}; "
+                "add rows of these classes to the holdout"
+            )
+        shares = {name: Fraction(count, len(split.forget)) for name, count in counts.items()}
+        compared = torch.isin(unseen, torch.tensor(list(counts)))
+        return shares, Rows(split.holdout.source, split.holdout.ids[compared])
+
+    @torch.no_grad()
+    def _judged(self, model: nn.Module, rows: Rows, engine: Engine) -> tuple[Tensor, Tensor]:
+        """Give which rows the network gets wrong, and their targets, both `[rows]`; network and randomness are left alone."""
+        wrong, wanted = [], []
+        with params.untouched(model), seeds.isolated(engine.seed, "ClosestEpoch"):
+            model.eval()
+            for batch in batches(rows, self.method.plan.batch_size, device_of(model)):
+                logits, targets = engine.task.forward(model, batch.content)
+                engine.cost.count(forward=len(batch))
+                kind = targets.dtype
+                if targets.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+                    raise errors.BadData(
+                        f"ClosestEpoch: expected one integer class a row, found targets of {kind} and shape "
+                        f"{tuple(targets.shape)}; there is no share of wrong answers to compare"
+                    )
+                wrong.append((logits.argmax(1) != targets).cpu())
+                wanted.append(targets.cpu())
+        return torch.cat(wrong), torch.cat(wanted)
+
+
+def _weighted_error(shares: Mapping[int, Fraction], wrong: Tensor, targets: Tensor) -> Fraction:
+    """Give the error of each class, weighted by the classes' shares."""
+    total = Fraction(0)
+    for name, share in shares.items():
+        of_class = wrong[targets == name]
+        total += share * Fraction(int(of_class.sum()), len(of_class))
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Epoch:
+    """A network after an epoch: the mask's coordinates, flat by parameter, and all buffers."""
+
+    epoch: int
+    values: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module, mask: Mask, epoch: int) -> _Epoch:
+        values = {
+            name: value.detach()[mask.expand(name).to(value.device)].cpu()
+            for name, value in params.named_parameters(model).items()
+            if mask.count(name)
+        }
+        buffers = {name: buffer.detach().to("cpu", copy=True) for name, buffer in model.named_buffers()}
+        return cls(epoch, values, buffers)
+
+    @torch.no_grad()
+    def put_back_(self, model: nn.Module, mask: Mask) -> None:
+        """Write the epoch's state into the network, in place, inside the mask."""
+        own = params.named_parameters(model)
+        for name, values in self.values.items():
+            full = own[name].detach().clone()
+            full[mask.expand(name).to(full.device)] = values.to(full.device)
+            write_(model, {name: full}, mask)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(self.buffers[name])

@@ -1,0 +1,75 @@
+"""Within: let a method find its place when its turn comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from excise import errors
+from excise.data.split import Split
+from excise.localize.base import Region
+from excise.masks import Mask
+from excise.methods.base import Method, Need
+from excise.train.engine import Engine
+from excise.train.masked import Statistics
+
+
+@dataclass(frozen=True)
+class Within(Method):
+    """Run a method on the part of the mask that lies in a region, found on the network as it is then.
+
+    A recipe's own region is found once, on the network before the run. In a sequence this one sees what the parts before
+    it left, and may be another for each part. A region and a mask that share nothing are no error: the method runs under an
+    empty mask, which moves no weight. What `Widened` and `Soften` add to the mask they add before or after the cut, as they
+    stand outside or inside.
+
+    Reads and costs what the method and the region do. Outside the mask nothing moves.
+
+    Args:
+        method: what to run.
+        where: the region.
+
+    Raises:
+        errors.BadRequest: no method, or no region.
+    """
+
+    method: Method
+    where: Region
+
+    def __post_init__(self) -> None:
+        """Check that there are a method and a region."""
+        require_parts("Within", self.method, self.where)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the method needs, and what the region reads."""
+        return self.method.needs | read_by(self.where)
+
+    @property
+    def statistics(self) -> Statistics:
+        """The method's."""
+        return self.method.statistics
+
+    @property
+    def inherits_statistics(self) -> bool:
+        """As the method."""
+        return self.method.inherits_statistics
+
+    def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Find the region, then run the method, in place."""
+        self.method.unlearn_(model, split, mask & self.where.locate(model, split, engine), engine)
+
+
+def read_by(region: Region) -> frozenset[Need]:
+    """Give what a region reads, in the words of what a method needs."""
+    found: dict[Need, bool] = {"forget": region.reads_forget, "retain": region.reads_retain}
+    return frozenset(name for name, reads in found.items() if reads)
+
+
+def require_parts(name: str, method: object, region: object) -> None:
+    """Refuse what is no method, or no region."""
+    for value, kind, such in ((method, Method, "Finetune(plan=...)"), (region, Region, "Convolutions()")):
+        if not isinstance(value, kind):
+            found = type(value).__name__
+            raise errors.BadRequest(f"{name}: expected a {kind.__name__.lower()} such as {such}, found {found}")

@@ -1,0 +1,37 @@
+"""`Recipe`: a place and a method under a name, with the paper they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from excise.localize import Everything, Region
+from excise.methods import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A published way to forget: where to change, and how.
+
+    Attributes:
+        name: as the literature calls it.
+        paper: authors, title, venue.
+        year: of publication, 0 where there is no paper.
+        method: how to change.
+        where: where to change.
+        besides: what `methods.Widened` may train together with that; None for nothing.
+    """
+
+    name: str
+    paper: str
+    year: int
+    method: Method
+    where: Region = field(default_factory=Everything)
+    besides: Region | None = None
+
+    def named(self, name: str) -> Recipe:
+        """Give the same recipe under another name, for tables that hold one twice."""
+        return replace(self, name=name)
+
+    def at(self, where: Region) -> Recipe:
+        """Give the same method in another place, such as `Cut(WeightGradient(), 0.3)`; nothing is trained besides."""
+        return replace(self, name=f"{self.name} at {where}", where=where, besides=None)

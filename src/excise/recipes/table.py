@@ -1,0 +1,77 @@
+"""The table of recipes: each name, and what it stands for in words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from excise.localize import Region
+from excise.methods import ClosestEpoch, Method, Partition, Sequence, Soften, Widened, Within
+from excise.recipes import controls, localized, whole
+from excise.recipes.recipe import Recipe
+from excise.train.plan import TrainPlan
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        localized.DEL,
+        localized.SalUn,
+        whole.SSD,
+        whole.SCRUB,
+        whole.SCRUBPlusR,
+        whole.NegGrad,
+        whole.NegGradPlus,
+        whole.RandomLabel,
+        whole.BadTeacher,
+        whole.L1Sparse,
+        whole.IU,
+        whole.Finetune,
+        localized.CFk,
+        localized.EUk,
+        localized.MSG,
+        localized.CT,
+        localized.RUM,
+        controls.Retrain,
+        controls.Nothing,
+    )
+}
+
+
+def table() -> list[dict[str, Any]]:
+    """Give every recipe as a row: name, year, paper, mask, method, and its named defaults."""
+    rows = []
+    for name, make in RECIPES.items():
+        options = inspect.signature(make).parameters
+        plain = {key: p.default for key, p in options.items() if isinstance(p.default, int | float | str)}
+        example = make(plan=TrainPlan(epochs=1, lr=0.1)) if "plan" in options else make()
+        rows.append(
+            {
+                "name": name,
+                "year": example.year,
+                "paper": example.paper,
+                "mask": str(example.where),
+                "method": _how(example.method, example.besides),
+                "defaults": plain,
+            }
+        )
+    return rows
+
+
+def _how(method: Method, besides: Region | None) -> str:
+    def of(part: Method) -> str:
+        return _how(part, besides)
+
+    if isinstance(method, Sequence):
+        return ", then ".join(map(of, method.methods))
+    if isinstance(method, Partition):
+        return ", ".join(f"{of(part)} for part {place}" for place, part in enumerate(method.methods, 1))
+    if isinstance(method, Widened):
+        return f"{of(method.method)} with {besides or 'nothing besides'}"
+    if isinstance(method, Soften):
+        return f"{of(method.method)}, slower by {method.outside:g} on the rest of {method.among}"
+    if isinstance(method, Within):
+        return f"{of(method.method)} in {method.where}"
+    if isinstance(method, ClosestEpoch):
+        return f"{of(method.method)}, back to the closest epoch"
+    return type(method).__name__

@@ -1,0 +1,76 @@
+"""Words to recipes with their settings, criteria and reductions."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from excise import errors, store
+from excise.cli import choices
+from excise.localize import Mean, Top
+from excise.recipes import RECIPES
+
+
+def test_every_setting_of_every_recipe_can_be_typed(project):
+    given = {
+        "plan": "plan.toml",
+        "reduction": "top:0.25",
+        "localizer": "magnitude",
+        "initial": "w.safetensors",
+        "head": "2",
+        "granularity": "weight",
+        "importance": "batch-means",
+        "mode": "reference",
+        "redraw": "once",
+        "order": "mixed",
+        "memorization": "m.npy",
+        "max_epochs": "0",
+    }
+    np.save("m.npy", np.arange(3.0))
+    for name, make in RECIPES.items():
+        keys = make.__kwdefaults__ or {}
+        wanted = {**{key: given.get(key, "1") for key in keys}, **({"plan": "plan.toml"} if name == "Retrain" else {})}
+        recipe = choices.read_recipe(name, [f"{key}={value}" for key, value in wanted.items()])
+        assert recipe.name == name
+        choices.recipe_values(recipe)
+
+
+def test_values_of_a_recipe_name_tensors_by_their_content(project):
+    one, same = (choices.recipe_values(choices.read_recipe("DEL", ["initial=w.safetensors"])) for _ in range(2))
+    store.write_tensors(Path("o.safetensors"), {"0.weight": torch.zeros(1)})
+    other = choices.recipe_values(choices.read_recipe("DEL", ["initial=o.safetensors"]))
+    assert one == same != other
+    assert re.fullmatch("[0-9a-f]{64}", other["method"]["methods"][0]["to"]["0.weight"])
+
+
+def test_reductions_have_names():
+    assert choices.read_reduction("mean") == Mean()
+    assert choices.read_reduction("top:0.25") == Top(0.25)
+
+
+@pytest.mark.parametrize("name", choices.CRITERIA)
+def test_criteria_have_names(name):
+    assert choices.read_criterion(name) == choices.CRITERIA[name]()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "expected a .npy file of numbers at m.npy"),
+        (np.zeros((2, 2)), r"expected finite numbers in one dimension in m.npy, found torch.float64 of shape \(2, 2\)"),
+        (np.array([1.0, np.nan]), "expected finite numbers in one dimension"),
+        (np.array(["a"]), "expected a .npy file of numbers at m.npy"),
+    ],
+)
+def test_scores_are_finite_numbers_in_a_row(project, values, message):
+    if values is not None:
+        np.save("m.npy", values)
+    with pytest.raises(errors.BadRequest, match=message):
+        choices.read_recipe("RUM", ["memorization=m.npy"])
+
+
+def test_scores_are_read(project):
+    np.save("m.npy", np.arange(3, dtype=np.float32))
+    assert choices.read_recipe("RUM", ["memorization=m.npy"]).method.memorization.tolist() == [0.0, 1.0, 2.0]
