@@ -33,7 +33,7 @@ STEPS = [
     {"patch"},
     {"data", "networks"},
     {"train"},
-    {"curvature"},  # beside train in the guide; it needs the engine's tasks and counts
+    {"curvature", "diagnosis"},  # beside train in the guide; it needs the engine's tasks and counts
     {"localize"},  # beside methods in the guide; a method made of parts may say where each works (docs/decisions/0008)
     {"methods", "oracles"},
     {"observe"},

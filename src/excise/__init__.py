@@ -1,7 +1,7 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
 The front door: `Split`, `doctor`, `unlearn`, `audit`, `TrainPlan`, `Mask`, and the rooms `recipes`, `methods`, `localize`,
-`data`. Names are looked up when first used, so that importing `excise` does not import torch.
+`data`, `networks`, `testing`. Names are looked up when first used, so that importing `excise` does not import torch.
 """
 
 import importlib
@@ -11,25 +11,26 @@ from excise.errors import ExciseError
 from excise.version import __version__
 
 if TYPE_CHECKING:
-    from excise import data, localize, methods, networks, recipes
+    from excise import data, localize, methods, networks, recipes, testing
     from excise.data import Split
+    from excise.diagnosis import Finding, doctor
     from excise.masks import Mask
-    from excise.pipeline import Audit, Finding, Unlearned, audit, doctor, unlearn
+    from excise.pipeline import Audit, Unlearned, audit, unlearn
     from excise.train import Hooks, TrainPlan
 
 _HOMES = {
     "Audit": "excise.pipeline",
-    "Finding": "excise.pipeline",
+    "Finding": "excise.diagnosis",
     "Hooks": "excise.train",
     "Mask": "excise.masks",
     "Split": "excise.data",
     "TrainPlan": "excise.train",
     "Unlearned": "excise.pipeline",
     "audit": "excise.pipeline",
-    "doctor": "excise.pipeline",
+    "doctor": "excise.diagnosis",
     "unlearn": "excise.pipeline",
 }
-_ROOMS = ("data", "localize", "methods", "networks", "recipes")
+_ROOMS = ("data", "localize", "methods", "networks", "recipes", "testing")
 
 __all__ = [
     "Audit",
@@ -48,6 +49,7 @@ __all__ = [
     "methods",
     "networks",
     "recipes",
+    "testing",
     "unlearn",
 ]
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from excise import errors
 from excise.cli import show, tables
-from excise.pipeline import Finding, doctor
-from excise.pipeline.diagnosis.findings import SEVERITIES, counted
+from excise.diagnosis import Finding, doctor
+from excise.diagnosis.findings import SEVERITIES, counted
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 
 from excise import errors
 from excise.data.split import Split
-from excise.pipeline.diagnosis.findings import Finding, counted, placed
+from excise.diagnosis.findings import Finding, counted, placed
 
 LARGE_FRACTION = 0.3
 MOST_FRACTION = 0.5

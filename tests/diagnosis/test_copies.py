@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from excise import Split
-from excise.pipeline.diagnosis import copies
-from excise.pipeline.diagnosis import rows as data
-from excise.pipeline.diagnosis.neighbours import MAX_OTHERS, MAX_QUERIES
+from excise.diagnosis import copies
+from excise.diagnosis import rows as data
+from excise.diagnosis.neighbours import MAX_OTHERS, MAX_QUERIES
 from excise.train.hooks import Hooks
 
 DRAWS = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from excise.pipeline.diagnosis.findings import Finding, counted, listed
+from excise.diagnosis.findings import Finding, counted, listed
 
 
 def look_at(model: nn.Module) -> list[Finding]:

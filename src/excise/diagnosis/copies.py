@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from excise.pipeline.diagnosis.findings import Finding, counted, placed
-from excise.pipeline.diagnosis.neighbours import MAX_OTHERS, MAX_QUERIES, NEAR_FRACTION
-from excise.pipeline.diagnosis.rows import Census
+from excise.diagnosis.findings import Finding, counted, placed
+from excise.diagnosis.neighbours import MAX_OTHERS, MAX_QUERIES, NEAR_FRACTION
+from excise.diagnosis.rows import Census
 
 _MATTERS = {
     "retain": "training on the retain rows teaches them again, and retrained networks know them too",

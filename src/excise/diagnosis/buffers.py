@@ -15,8 +15,8 @@ from excise import params, seeds
 from excise.data.batches import batches
 from excise.data.rows import Rows
 from excise.data.split import Split
-from excise.pipeline.diagnosis.findings import Finding, counted, listed, theirs
-from excise.pipeline.diagnosis.neighbours import drawn
+from excise.diagnosis.findings import Finding, counted, listed, theirs
+from excise.diagnosis.neighbours import drawn
 from excise.train.hooks import Hooks
 from excise.train.task import Task, device_of
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import excise
 from excise import errors
-from excise.pipeline.diagnosis import buffers
+from excise.diagnosis import buffers
 from excise.train.hooks import Hooks
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, as_module, touched

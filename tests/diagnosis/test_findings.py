@@ -3,7 +3,7 @@
 import pytest
 
 from excise import errors
-from excise.pipeline.diagnosis.findings import Finding, counted, examined, listed, placed, theirs
+from excise.diagnosis.findings import Finding, counted, examined, listed, placed, theirs
 
 
 def fail_with(error):

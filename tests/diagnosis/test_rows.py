@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from excise import Split, errors
 from excise.data.rows import Rows, as_source
-from excise.pipeline.diagnosis import rows as data
+from excise.diagnosis import rows as data
 from excise.train.hooks import Hooks
 from tests.probes import Watched
 

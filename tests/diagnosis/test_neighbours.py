@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from excise.data.sets import load
-from excise.pipeline.diagnosis.neighbours import MAX_NUMBERS, NEAR_FRACTION, Neighbours, drawn, features
+from excise.diagnosis.neighbours import MAX_NUMBERS, NEAR_FRACTION, Neighbours, drawn, features
 
 
 def search(forget, retain, num_references=100):

@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 from excise import Split, errors
-from excise.pipeline.diagnosis import request
+from excise.diagnosis import request
 
 ROWS = TensorDataset(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2)
 

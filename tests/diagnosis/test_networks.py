@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from excise.pipeline.diagnosis import networks
+from excise.diagnosis import networks
 from tests.cases import CASES
 from tests.probes import LeftAlone, touched
 

@@ -12,9 +12,9 @@ from excise import errors, params, seeds
 from excise.data.batches import batches
 from excise.data.rows import Rows
 from excise.data.split import Split
-from excise.pipeline.diagnosis import buffers, copies, networks, request
-from excise.pipeline.diagnosis import rows as data
-from excise.pipeline.diagnosis.findings import SEVERITIES, Finding, examined, theirs
+from excise.diagnosis import buffers, copies, networks, request
+from excise.diagnosis import rows as data
+from excise.diagnosis.findings import SEVERITIES, Finding, examined, theirs
 from excise.train.hooks import Hooks
 from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from excise import params
 from excise.data.rows import ArraySource, Rows, Source, as_labels
 from excise.data.split import Split
-from excise.pipeline.diagnosis.findings import Finding, counted, listed, placed, theirs
-from excise.pipeline.diagnosis.neighbours import (
+from excise.diagnosis.findings import Finding, counted, listed, placed, theirs
+from excise.diagnosis.neighbours import (
     MAX_OTHERS,
     MAX_QUERIES,
     MAX_REFERENCES,

@@ -6,8 +6,8 @@ from torch import nn
 
 from excise import Split
 from excise.data.sets import load
-from excise.pipeline.diagnosis import buffers
-from excise.pipeline.diagnosis.buffers import Lean, Means, leaning, words
+from excise.diagnosis import buffers
+from excise.diagnosis.buffers import Lean, Means, leaning, words
 from excise.train.hooks import Hooks
 from excise.train.task import Task
 from tests.cases import CASES
