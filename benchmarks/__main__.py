@@ -26,14 +26,14 @@ def main() -> None:
             spread = f"({row['lowest']:.3f} to {row['highest']:.3f})"
             sys.stdout.write(f"{name:28} {row['ratio']:8.3f} {spread} goal {row['goal']} {mark}\n")
             sys.stdout.flush()
-    result = {"environment": _environment(), "rows": found}
+    result = {"environment": environment(), "rows": found}
     target = ROOT / "benchmarks" / "results" / "cpu.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     (ROOT / "docs" / "performance.md").write_text(render(result))
 
 
-def _environment() -> dict[str, object]:
+def environment() -> dict[str, object]:
     return {
         "excise": __version__,
         "torch": str(torch.__version__),

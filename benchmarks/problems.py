@@ -22,7 +22,7 @@ def problem():
 
 def engine(model):
     """Give an engine that watches nothing."""
-    return Engine(Task(), seed=0, head=Mask.empty(model))
+    return Engine(Task(), seed=0, besides=Mask.empty(model))
 
 
 def del_mask(model, split):

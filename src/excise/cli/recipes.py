@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
-
-from rich.table import Table
 
 from excise.cli import offers, show
 
@@ -16,12 +15,11 @@ def run(*, quiet: bool) -> tuple[list[dict[str, Any]], int]:
     for row in rows:
         origin = "" if row["from"] == "excise" else f" [from {row['from']}]"
         show.say(to, f"{row['name']}: {row['paper']} {row['year'] or ''}".rstrip() + origin)
-        shown = Table.grid(padding=(0, 2, 0, 0))
-        shown.add_row("  where", row["mask"])
-        shown.add_row("  how", row["method"])
-        if row["defaults"]:
-            shown.add_row("  --set", " ".join(f"{key}={value}" for key, value in row["defaults"].items()))
-        to.print(shown, "")
+        settings = " ".join(f"{key}={value}" for key, value in row["defaults"].items())
+        for what, words in (("where", row["mask"]), ("how", row["method"]), ("--set", settings)):
+            if words:
+                show.say(to, textwrap.fill(f"  {what:5}  {words}", to.width, subsequent_indent=" " * 9))
+        to.print()
     for clash in offers.clashes():
         show.say(to, f"Note: {clash}.")
     show.say(to, "The values shown are the defaults; each takes another with `excise unlearn --set key=value`.")

@@ -30,7 +30,8 @@ class Dampen(OneShot):
 
     Reads both. Outside the mask nothing moves, buffers nowhere. Cost: one pass forward and backward over forget and one over
     all training rows; example by example, a pass takes up to three times a batched one (measured on a CPU; ResNet-18 1.6
-    times). Memory: two gradients, and those of a chunk of examples.
+    times). Memory: two gradients, those of a chunk of examples, and the new
+    weights.
 
     Departs from published codes, which square the gradient of each batch's mean: their importances depend on the batch size,
     and a forget set smaller than a batch looks more important than the same rows among all (the mean of fewer gradients is
@@ -81,9 +82,10 @@ class Dampen(OneShot):
         forget = self._importances(model, split.forget, engine, self.forget_batch_size or self.batch_size)
         every = self._importances(model, split.train, engine, self.batch_size)
         edited, own = {}, trainable(model)
-        for name, theirs in forget.items():
-            chosen = theirs > self.selection * every[name]  # so theirs > 0; inf * 0 is no number and chooses nothing
-            left = torch.where(chosen, self.dampening * every[name] / theirs, 1.0).clamp(max=1.0)
+        for name in own:
+            theirs, whole = forget.pop(name), every.pop(name)
+            chosen = theirs > self.selection * whole  # so theirs > 0; inf * 0 is no number and chooses nothing
+            left = torch.where(chosen, self.dampening * whole / theirs, 1.0).clamp(max=1.0)
             edited[name] = own[name] * left
         return edited
 

@@ -52,8 +52,9 @@ class Influence(OneShot):
     The solve goes over all trainable parameters, whatever the mask, and what lies outside is dropped, as in those codes.
 
     Reads both. Outside the mask nothing moves, buffers nowhere. Cost: one pass forward and backward over forget and retain,
-    and for `exact` one over `num_rows` rows an iteration, for `reference` one over `num_rows` + 2. Memory: five vectors, and
-    the gradients of a chunk of examples.
+    and for `exact` one over `num_rows` rows an iteration, for `reference` one over `num_rows` + 2. Memory: the solve's
+    five vectors and an example's gradient in three forms, or a chunk of examples' where several fit: some eight copies of a
+    ResNet-18.
 
     References:
         Koh, Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017; Izzo, Smart, Chaudhuri, Zou,

@@ -43,6 +43,11 @@ class Retrain(Method):
     @torch.enable_grad()
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Write the fresh network inside the mask, then finetune, in place."""
+        self._start_afresh_(model, mask, engine)
+        Finetune(plan=self.plan).unlearn_(model, split, mask, engine)
+
+    def _start_afresh_(self, model: nn.Module, mask: Mask, engine: Engine) -> None:
+        """Write the fresh network inside the mask, in place; it is gone before training starts."""
         fresh = engine.fresh_model()
         write_(model, params.named_parameters(fresh), mask)
         held = set(held_modules(model, effective(mask, model), self.statistics))
@@ -50,4 +55,3 @@ class Retrain(Method):
         for name, buffer in params.named_buffers(model).items():
             if name.rpartition(".")[0] not in held:
                 buffer.copy_(untrained[name])
-        Finetune(plan=self.plan).unlearn_(model, split, mask, engine)
