@@ -138,7 +138,7 @@ def test_a_rate_of_zero_is_the_identity(pace):
     [
         ({"pace": "test"}, "pace: expected forget or retain, found 'test'"),
         ({"forget_batch_size": 0}, "forget_batch_size: expected an integer of at least 1, found 0"),
-        ({"buffers": "train"}, "statistics: expected one of follow-mask, adapt, hold, found 'train'"),
+        ({"buffers": "train"}, "buffers: expected one of follow-mask, adapt, hold, found 'train'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

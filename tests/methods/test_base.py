@@ -69,7 +69,7 @@ def test_an_iterative_method_needs_the_rows_it_streams_and_runs_under_its_own_na
     method = Both(plan=TrainPlan(epochs=2, lr=0.1))
     assert method.needs == {"retain", "forget"}
     assert method.statistics == "follow-mask"
-    assert method.inherits_statistics
+    assert not method.widens
     model, split = problem()
     engine = engine_for(model)
     method.unlearn_(model, split, Mask.full(model), engine)

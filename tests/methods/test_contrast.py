@@ -173,7 +173,7 @@ def test_the_mask_is_obeyed_bit_for_bit_and_the_users_own_left_alone(name, kind)
         ({"alpha": -0.1}, "alpha: expected a fraction between 0 and 1, found -0.1"),
         ({"alpha": 1.5}, "alpha: expected a fraction between 0 and 1, found 1.5"),
         ({"alpha": 0.5, "forget_batch_size": 0}, "forget_batch_size: expected an integer of at least 1, found 0"),
-        ({"alpha": 0.5, "buffers": "train"}, "statistics: expected one of follow-mask, adapt, hold, found 'train'"),
+        ({"alpha": 0.5, "buffers": "train"}, "buffers: expected one of follow-mask, adapt, hold, found 'train'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

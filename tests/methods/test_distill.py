@@ -359,7 +359,7 @@ def test_the_mask_is_obeyed_bit_for_bit_and_the_users_own_left_alone(name, kind)
         ({"temperature": float("inf")}, "temperature: expected a finite number of at least 0, found inf"),
         ({"first": "mean"}, "first: expected max or min, found 'mean'"),
         ({"forget_batch_size": 0}, "forget_batch_size: expected an integer of at least 1, found 0"),
-        ({"buffers": "train"}, "statistics: expected one of follow-mask, adapt, hold, found 'train'"),
+        ({"buffers": "train"}, "buffers: expected one of follow-mask, adapt, hold, found 'train'"),
         (
             {"teacher": "original"},
             "teacher: expected a network, found str; leave it out to learn from the network as it was",

@@ -77,5 +77,5 @@ def test_the_rule_for_buffers_is_the_one_given(rule):
 
 
 def test_a_rule_that_is_none_is_refused():
-    with pytest.raises(errors.BadRequest, match="statistics: expected one of follow-mask, adapt, hold, found 'train'"):
+    with pytest.raises(errors.BadRequest, match="buffers: expected one of follow-mask, adapt, hold, found 'train'"):
         Finetune(plan=PLAN, buffers="train")

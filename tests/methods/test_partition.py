@@ -13,7 +13,7 @@ import excise
 from excise import Hooks, errors, seeds
 from excise.data import Split
 from excise.masks import Mask
-from excise.methods import Ascend, Contrast, Finetune, Method, Noise, Nothing, Partition, Reset, Retrain, Sequence
+from excise.methods import Ascend, Contrast, Finetune, Method, Noise, Nothing, Partition, Reset, Retrain, Widened
 from excise.train import TrainPlan
 from excise.train.masked import STATISTICS
 from tests.cases import CASES
@@ -290,11 +290,9 @@ def test_the_rule_for_buffers_is_the_most_permissive_methods(rules):
     assert method.statistics == next(rule for rule in ("adapt", "follow-mask", "hold") if rule in rules)
 
 
-def test_statistics_are_inherited_unless_the_last_part_starts_afresh():
-    afresh, not_afresh = Retrain(plan=PLAN), Finetune(plan=PLAN)
-    assert not Partition(methods=(not_afresh, afresh)).inherits_statistics
-    assert Partition(methods=(afresh, not_afresh)).inherits_statistics  # with rows of the second part
-    assert not Partition(methods=(Nothing(), Sequence((afresh, not_afresh)))).inherits_statistics
+def test_it_widens_if_any_part_does():
+    assert not Partition(methods=(Finetune(plan=PLAN), Nothing())).widens
+    assert Partition(methods=(Nothing(), Widened(Finetune(plan=PLAN)))).widens
 
 
 # --- laws -------------------------------------------------------------------------------------------------------------

@@ -273,7 +273,7 @@ def test_a_loss_that_is_reduced_is_refused():
             "forget_batch_size: expected None with order mixed, found 2; forget rows have no batches of their own there; "
             "leave it out, or take the order apart",
         ),
-        ({"buffers": "train"}, "statistics: expected one of follow-mask, adapt, hold, found 'train'"),
+        ({"buffers": "train"}, "buffers: expected one of follow-mask, adapt, hold, found 'train'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

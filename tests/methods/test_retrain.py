@@ -58,7 +58,7 @@ def test_from_the_front_door_it_is_the_oracle_of_the_same_seed(name):
         return case.build().double()
 
     for seed in (0, 5):
-        unlearned = excise.unlearn(model, split, Retrain(plan=PLAN), fresh=build, seed=seed, plan=PLAN)
+        unlearned = excise.unlearn(model, split, Retrain(plan=PLAN), fresh=build, seed=seed, plan=PLAN, recompute=False)
         (oracle,) = retrain(build, split.retain, PLAN, [seed], engine_for(model))
         assert same_bytes(dict(unlearned.model.state_dict()), oracle.state)
         assert unlearned.cost.retraining_share == 1.0
@@ -141,3 +141,16 @@ def test_localizing_everything_and_resetting_is_retraining(name):
     assert localized.mask.fraction == 1
     for key, value in localized.model.named_parameters():
         assert torch.equal(raw(value), raw(dict(retrained.model.named_parameters())[key])), key
+
+
+def test_statistics_of_what_stays_are_recomputed_without_the_forgotten_rows():
+    """Under a mask that leaves a normalisation frozen, its statistics are no longer those of the old network."""
+    case, model = CASES["batchnorm"], trained("batchnorm")
+    split = Split(case.data(20), forget=FORGET)
+    found = excise.unlearn(
+        model, split, Retrain(plan=PLAN), mask=Mask.of_modules(model, ["3", "8"]), fresh=lambda: case.build().double()
+    )
+    inputs = case.data(20)[0][split.retain.ids]
+    first = torch.nn.functional.conv2d(inputs, model[0].weight)
+    torch.testing.assert_close(found.model[1].running_mean, first.mean((0, 2, 3)))
+    assert found.recomputed

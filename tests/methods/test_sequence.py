@@ -114,7 +114,7 @@ def test_widened_is_otherwise_what_its_method_is():
     for method in (Finetune(plan=PLAN), Ascend(plan=PLAN), Reset(), Retrain(plan=PLAN)):
         assert Widened(method).needs == method.needs
         assert Widened(method).statistics == method.statistics
-        assert Widened(method).inherits_statistics == method.inherits_statistics != isinstance(method, Retrain)
+        assert Widened(method).widens and Sequence((Nothing(), Widened(method))).widens and not method.widens
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -194,8 +194,7 @@ def test_it_needs_what_method_and_region_read_and_reads_no_more(method, among, n
 @pytest.mark.parametrize("rule", STATISTICS)
 def test_statistics_are_the_methods(rule):
     assert Soften(method=Finetune(plan=PLAN, buffers=rule)).statistics == rule
-    assert Soften(method=Finetune(plan=PLAN)).inherits_statistics
-    assert not Soften(method=Retrain(plan=PLAN)).inherits_statistics
+    assert Soften(method=Finetune(plan=PLAN)).widens
 
 
 def test_one_inside_another_is_refused_and_one_after_another_is_not():

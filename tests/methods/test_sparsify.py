@@ -164,7 +164,7 @@ def test_the_mask_is_obeyed_bit_for_bit_and_the_users_own_left_alone(name, kind)
     [
         ({"kappa": -1e-4}, "kappa: expected a finite number of at least 0, found -0.0001"),
         ({"kappa": torch.inf}, "kappa: expected a finite number of at least 0, found inf"),
-        ({"kappa": 0.1, "buffers": "train"}, "statistics: expected one of follow-mask, adapt, hold, found 'train'"),
+        ({"kappa": 0.1, "buffers": "train"}, "buffers: expected one of follow-mask, adapt, hold, found 'train'"),
         *(
             (
                 {"kappa": 0.1, "no_l1_epochs": found},

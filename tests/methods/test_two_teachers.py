@@ -253,7 +253,7 @@ def test_without_an_untrained_network_or_an_original_it_is_refused():
         ({"temperature": 0}, "temperature: expected a finite number above 0, found 0"),
         ({"temperature": -1.0}, "temperature: expected a finite number of at least 0, found -1.0"),
         ({"reduction": "sum"}, "reduction: expected batchmean or mean, found 'sum'"),
-        ({"buffers": "train"}, "statistics: expected one of follow-mask, adapt, hold, found 'train'"),
+        ({"buffers": "train"}, "buffers: expected one of follow-mask, adapt, hold, found 'train'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

@@ -135,8 +135,8 @@ def test_it_needs_what_method_and_region_read_and_reads_no_more(method, where, n
 @pytest.mark.parametrize("rule", STATISTICS)
 def test_statistics_are_the_methods(rule):
     assert Within(Finetune(plan=PLAN, buffers=rule), Everything()).statistics == rule
-    assert Within(Finetune(plan=PLAN), Everything()).inherits_statistics
-    assert not Within(Retrain(plan=PLAN), Everything()).inherits_statistics
+    assert not Within(Finetune(plan=PLAN), Everything()).widens
+    assert Within(Widened(Finetune(plan=PLAN)), Everything()).widens
 
 
 @pytest.mark.parametrize("kind", KINDS)

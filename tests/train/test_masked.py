@@ -312,7 +312,7 @@ def test_one_row_of_a_normalisation_in_the_mask_moves_its_statistics():
 def test_the_rules_are_three_words():
     for word in STATISTICS:
         require_statistics(word)
-    with pytest.raises(errors.BadRequest, match="statistics: expected one of follow-mask, adapt, hold, found 'freeze'"):
+    with pytest.raises(errors.BadRequest, match="buffers: expected one of follow-mask, adapt, hold, found 'freeze'"):
         require_statistics("freeze")
 
 

@@ -38,13 +38,29 @@ class Method(ABC):
         return "follow-mask"
 
     @property
-    def inherits_statistics(self) -> bool:
-        """Whether running statistics that the forget rows took part in outlive the method."""
-        return True
+    def widens(self) -> bool:
+        """Whether the method trains what a recipe may train besides its mask."""
+        return False
 
     @abstractmethod
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Change `model` in place, inside `mask` only."""
+
+
+class Wrapping(Method):
+    """A method that runs another one, of which it takes over what it does not say itself."""
+
+    method: Method
+
+    @property
+    def statistics(self) -> Statistics:
+        """The method's."""
+        return self.method.statistics
+
+    @property
+    def widens(self) -> bool:
+        """As the method."""
+        return self.method.widens
 
 
 class Phased(Method):

@@ -15,14 +15,14 @@ from excise.data.batches import batches
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
-from excise.methods.base import Method, Need, Phased
+from excise.methods.base import Need, Phased, Wrapping
 from excise.train.engine import Engine
-from excise.train.masked import Statistics, effective, write_
+from excise.train.masked import effective, write_
 from excise.train.task import device_of
 
 
 @dataclass(frozen=True)
-class ClosestEpoch(Method):
+class ClosestEpoch(Wrapping):
     """Run a method of gradient steps and give back the epoch whose forget error is closest to a reference error.
 
     The forget error is the share of forget rows that the network gets wrong after an epoch, in eval mode. The reference is
@@ -69,16 +69,6 @@ class ClosestEpoch(Method):
     def needs(self) -> frozenset[Need]:
         """What the method needs; forget and holdout rows to measure on."""
         return self.method.needs | {"forget", "holdout"}
-
-    @property
-    def statistics(self) -> Statistics:
-        """The method's."""
-        return self.method.statistics
-
-    @property
-    def inherits_statistics(self) -> bool:
-        """As the method."""
-        return self.method.inherits_statistics
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the method, in place, then put the closest epoch back."""

@@ -16,7 +16,7 @@ from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Method, Need
 from excise.train.engine import Engine
-from excise.train.masked import STATISTICS, Statistics
+from excise.train.masked import Statistics, most_permissive
 from excise.train.task import device_of
 
 
@@ -93,14 +93,12 @@ class Partition(Method):
     @property
     def statistics(self) -> Statistics:
         """The rule of the method that moves most: adapt, then follow-mask, then hold."""
-        order: tuple[Statistics, ...] = ("adapt", "follow-mask", "hold")
-        assert set(order) == set(STATISTICS)
-        return min((method.statistics for method in self.methods), key=order.index)
+        return most_permissive(method.statistics for method in self.methods)
 
     @property
-    def inherits_statistics(self) -> bool:
-        """As the last method: what starts afresh before it does so with the later parts' rows among the retained."""
-        return self.methods[-1].inherits_statistics
+    def widens(self) -> bool:
+        """Whether any method does."""
+        return any(method.widens for method in self.methods)
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the methods in order, in place, each on its part of the forget rows."""

@@ -35,11 +35,6 @@ class Retrain(Method):
         """Retain rows and a fresh network."""
         return frozenset({"retain", "fresh"})
 
-    @property
-    def inherits_statistics(self) -> bool:
-        """No: they start afresh, and only retained rows take part."""
-        return False
-
     @torch.enable_grad()
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Write the fresh network inside the mask, then finetune, in place."""

@@ -9,9 +9,9 @@ from torch import nn
 from excise import errors
 from excise.data.split import Split
 from excise.masks import Mask
-from excise.methods.base import Method, Need
+from excise.methods.base import Method, Need, Wrapping
 from excise.train.engine import Engine
-from excise.train.masked import STATISTICS, Statistics
+from excise.train.masked import Statistics, most_permissive
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,12 @@ class Sequence(Method):
     @property
     def statistics(self) -> Statistics:
         """The rule of the part that moves most: adapt, then follow-mask, then hold."""
-        order: tuple[Statistics, ...] = ("adapt", "follow-mask", "hold")
-        assert set(order) == set(STATISTICS)
-        return min((method.statistics for method in self.methods), key=order.index)
+        return most_permissive(method.statistics for method in self.methods)
 
     @property
-    def inherits_statistics(self) -> bool:
-        """Whether those of before the sequence outlive it: unless its first part starts afresh."""
-        return self.methods[0].inherits_statistics
+    def widens(self) -> bool:
+        """Whether any part does."""
+        return any(method.widens for method in self.methods)
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the parts in order, in place."""
@@ -55,7 +53,7 @@ class Sequence(Method):
 
 
 @dataclass(frozen=True)
-class Widened(Method):
+class Widened(Wrapping):
     """Run a method under its mask and, together with it, what the recipe may train besides.
 
     In DEL the head is reset only where the mask says so, and finetuned as a whole. A mask that the caller gives by hand is
@@ -73,14 +71,9 @@ class Widened(Method):
         return self.method.needs
 
     @property
-    def statistics(self) -> Statistics:
-        """The method's."""
-        return self.method.statistics
-
-    @property
-    def inherits_statistics(self) -> bool:
-        """As the method."""
-        return self.method.inherits_statistics
+    def widens(self) -> bool:
+        """Yes."""
+        return True
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the method, in place, with `engine.besides` added to the mask."""

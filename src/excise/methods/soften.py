@@ -11,14 +11,13 @@ from excise.data.split import Split
 from excise.localize.base import Region
 from excise.localize.modules import Everything
 from excise.masks import Mask
-from excise.methods.base import Method, Need, OneShot
+from excise.methods.base import Method, Need, OneShot, Wrapping
 from excise.methods.within import read_by, require_parts
 from excise.train.engine import Engine
-from excise.train.masked import Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
-class Soften(Method):
+class Soften(Wrapping):
     """Train what the recipe may train besides its mask as well, there with the gradient multiplied by `outside`.
 
     The method runs under the mask and `engine.besides` together, as under `Widened`. Of these, the coordinates of `among` that
@@ -64,14 +63,9 @@ class Soften(Method):
         return self.method.needs | read_by(self.among)
 
     @property
-    def statistics(self) -> Statistics:
-        """The method's."""
-        return self.method.statistics
-
-    @property
-    def inherits_statistics(self) -> bool:
-        """As the method."""
-        return self.method.inherits_statistics
+    def widens(self) -> bool:
+        """Yes."""
+        return True
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the method, in place, with `engine.besides` added to the mask and its gradients scaled there."""

@@ -10,13 +10,12 @@ from excise import errors
 from excise.data.split import Split
 from excise.localize.base import Region
 from excise.masks import Mask
-from excise.methods.base import Method, Need
+from excise.methods.base import Method, Need, Wrapping
 from excise.train.engine import Engine
-from excise.train.masked import Statistics
 
 
 @dataclass(frozen=True)
-class Within(Method):
+class Within(Wrapping):
     """Run a method on the part of the mask that lies in a region, found on the network as it is then.
 
     A recipe's own region is found once, on the network before the run. In a sequence this one sees what the parts before
@@ -45,16 +44,6 @@ class Within(Method):
     def needs(self) -> frozenset[Need]:
         """What the method needs, and what the region reads."""
         return self.method.needs | read_by(self.where)
-
-    @property
-    def statistics(self) -> Statistics:
-        """The method's."""
-        return self.method.statistics
-
-    @property
-    def inherits_statistics(self) -> bool:
-        """As the method."""
-        return self.method.inherits_statistics
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Find the region, then run the method, in place."""

@@ -96,7 +96,7 @@ def noisy_digits(seed: int) -> tuple[tuple[Tensor, Tensor], Tensor, tuple[Tensor
 def num_steps(num_oracles: int) -> int:
     """Give the optimizer steps of the whole demo, for a progress bar."""
     every, retain = 10, 9  # batches of 128 in the 1,280 rows, and in those without a tenth
-    statistics = 2 * 5  # DEL and Finetune, 256 retain rows a batch
+    statistics = 3 * 5  # DEL, Finetune and SameCostRetrain, 256 retain rows a batch
     # DEL, Finetune and SameCostRetrain; NegGrad; DEL's look at forget
     recipes = 3 * SHORT_EPOCHS * retain + 5 + 1 + statistics
     return every * PLAN.epochs + 3 * (num_oracles * retain * PLAN.epochs + recipes)

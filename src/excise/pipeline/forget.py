@@ -91,7 +91,7 @@ def unlearn(
         allowed = effective(localized | engine.besides, own)
         work = params.clone_model(own)
         anew = recompute and _recomputes(how, allowed, own)
-        before = frozen_digest(own, allowed, how.method.statistics, besides=running_statistics(own) if anew else ())
+        before = frozen_digest(own, allowed, how.method.statistics, leaving_out=running_statistics(own) if anew else ())
         how.method.unlearn_(work, split, localized, engine)
         if anew:
             recompute_statistics_(work, split.retain, engine)
@@ -159,12 +159,11 @@ def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: boo
 
 def _recomputes(how: Recipe, allowed: Mask, model: nn.Module) -> bool:
     """Say whether running statistics are to be made anew: something may change, and the method reads retain rows at all."""
-    reads = "retain" in how.method.needs and how.method.inherits_statistics
-    return reads and allowed.num_selected > 0 and bool(running_statistics(model))
+    return "retain" in how.method.needs and allowed.num_selected > 0 and bool(running_statistics(model))
 
 
 def _require_kept(model: nn.Module, work: nn.Module, allowed: Mask, how: Recipe, before: str, *, anew: bool) -> str:
-    after = frozen_digest(work, allowed, how.method.statistics, besides=running_statistics(work) if anew else ())
+    after = frozen_digest(work, allowed, how.method.statistics, leaving_out=running_statistics(work) if anew else ())
     if after != before:
         raise errors.Refused(
             f"{how.name} moved something outside its mask (frozen digest {before[:12]}… became {after[:12]}…); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from excise import errors
 from excise.localize import Everything, Region
 from excise.methods import Method
 
@@ -27,6 +28,14 @@ class Recipe:
     method: Method
     where: Region = field(default_factory=Everything)
     besides: Region | None = None
+
+    def __post_init__(self) -> None:
+        """Check that what may be trained besides is trained."""
+        if self.besides is not None and not self.method.widens:
+            raise errors.BadRequest(
+                f"besides: {type(self.method).__name__} trains nothing besides its mask; "
+                "wrap it, as in methods.Widened(method), or leave besides out"
+            )
 
     def named(self, name: str) -> Recipe:
         """Give the same recipe under another name, for tables that hold one twice."""

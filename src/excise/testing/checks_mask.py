@@ -220,7 +220,7 @@ def statistics_are_made_anew_by_default(subject: Subject) -> None:
     """Running statistics are those of the retain rows alone, if the method reads retain rows and inherits the old ones."""
     skip_unless("batchnorm" in subject.networks(), "it refuses the network with running statistics")
     problem = subject.networks()["batchnorm"]
-    expected = "retain" in subject.method.needs and subject.method.inherits_statistics
+    expected = "retain" in subject.method.needs
     plain, anew = subject.run("batchnorm", recompute=False).result, subject.run("batchnorm").result
     require(anew.recomputed == expected and not plain.recomputed, f"recomputed={expected}", anew.recomputed)
     moved = pictures.differing(pictures.content(plain.model), pictures.content(anew.model))

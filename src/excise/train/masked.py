@@ -35,7 +35,13 @@ STATISTICS: tuple[Statistics, ...] = ("follow-mask", "adapt", "hold")
 def require_statistics(value: str) -> None:
     """Refuse a word that is no rule for buffers."""
     if value not in STATISTICS:
-        raise errors.BadRequest(f"statistics: expected one of {', '.join(STATISTICS)}, found {value!r}")
+        raise errors.BadRequest(f"buffers: expected one of {', '.join(STATISTICS)}, found {value!r}")
+
+
+def most_permissive(rules: Iterable[Statistics]) -> Statistics:
+    """Give the rule of several that lets most move: adapt, then follow-mask, then hold."""
+    order: tuple[Statistics, ...] = ("adapt", "follow-mask", "hold")
+    return min(rules, key=order.index)
 
 
 def effective(mask: Mask, model: nn.Module) -> Mask:
@@ -247,11 +253,11 @@ def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
 
 
 def frozen_digest(
-    model: nn.Module, mask: Mask, statistics: Statistics = "follow-mask", *, besides: Iterable[str] = ()
+    model: nn.Module, mask: Mask, statistics: Statistics = "follow-mask", *, leaving_out: Iterable[str] = ()
 ) -> str:
     """Give the SHA-256 of everything that must not move: coordinates outside the mask, and buffers of held modules.
 
-    Buffers named in `besides` are left out: running statistics that are to be made anew.
+    Buffers named in `leaving_out` are left out: running statistics that are to be recomputed.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
@@ -260,6 +266,6 @@ def frozen_digest(
     }
     buffers = params.named_buffers(model)
     held = set(held_modules(model, allowed, statistics))
-    free = set(besides)
+    free = set(leaving_out)
     kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held and name not in free}
     return params.digest({**outside, **kept})
