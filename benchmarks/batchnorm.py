@@ -1,4 +1,4 @@
-"""Measure what the original's running statistics do to a network that is to forget, and what making them anew changes.
+"""Measure what the original's running statistics do to a network that is to forget, and what recomputing them changes.
 
 `python -m benchmarks.batchnorm` trains small networks on digits, writes benchmarks/results/batchnorm.json, and prints its
 tables; with `--render`, it only prints them from what is kept. Rows to forget: half of classes 2 and 5.
@@ -49,13 +49,13 @@ PARTS = ("forget", "retain", "test")
 ARMS = {
     "original": "original, as it is",
     "own": "retrained, its own statistics",
-    "anew": "retrained, made anew",
+    "anew": "retrained, recomputed",
     "same": "retrained from the original's initial weights, the original's statistics",
     "other": "retrained from other initial weights, the original's statistics",
     "reset": "reset alone (30% by DEL), the original's statistics",
-    "reset-anew": "reset alone (30% by DEL), made anew",
+    "reset-anew": "reset alone (30% by DEL), recomputed",
     "del": "DEL, as finetuning left them (`recompute=False`)",
-    "del-anew": "DEL, made anew (the default)",
+    "del-anew": "DEL, recomputed (the default)",
 }
 
 
@@ -247,7 +247,7 @@ def table(kept):
             cell(row["cosine"], digits=2),
         ]
         lines.append(f"| {told} | {' | '.join(cells)} |")
-    lines += ["", "| made anew, less the same weights without | forget | retain | test |", "|---|---:|---:|---:|"]
+    lines += ["", "| recomputed, less the same weights without | forget | retain | test |", "|---|---:|---:|---:|"]
     for name, row in kept["differences"].items():
         lines.append(f"| {name} | {' | '.join(cell(row[part], 100) for part in PARTS)} |")
     lines += [

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import excise
+from excise.testing import check_method
 from excise.testing.checking import table
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,7 @@ def test_the_snippets_run_as_they_stand():
         exec(compile(block, "extending.md", "exec"), names)
     assert issubclass(names["Shrink"], excise.methods.Method)
     assert len(blocks[0].strip().splitlines()) <= 15
+    assert all(check.outcome != "failed" for check in check_method(names["Margin"]))
     assert names["test_shrink"].pytestmark[0].name == "parametrize"
 
 

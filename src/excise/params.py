@@ -123,6 +123,12 @@ def require_parameters(model: nn.Module) -> None:
             f"{type(model).__name__} is a scripted module, whose weights cannot be trained under a mask; "
             "pass the module it was scripted from"
         )
+    extra = [name for name, value in unwrapped(model).state_dict().items() if not isinstance(value, Tensor)]
+    if extra:
+        raise errors.UnsupportedModel(
+            f"{extra[0]!r} of {type(model).__name__} is no tensor (quantised modules, get_extra_state), and "
+            "could be neither proved nor saved; unlearn the plain float network"
+        )
     lazy = [name for name, value in found.items() if nn.parameter.is_lazy(value)]
     if lazy:
         raise errors.UnsupportedModel(
@@ -141,21 +147,56 @@ def clone_model(model: nn.Module) -> nn.Module:
     A module may keep an activation as an attribute, which torch does not copy: its value is taken over, its graph is not.
     """
     inner = unwrapped(model)
-    kept = (value for module in inner.modules() for value in vars(module).values())
-    memo = {id(value): value.detach().clone() for value in kept if isinstance(value, Tensor) and not value.is_leaf}
-    return rewrapped(model, copy.deepcopy(inner, memo))
+    return rewrapped(model, _copied(inner, {}))
 
 
-def shadow_of(model: nn.Module) -> nn.Module:
-    """Give a copy in eval mode whose parameters lie in the memory of the network's own and ask for no gradient.
+def shadow_of(model: nn.Module, *, trainable: bool = False) -> nn.Module:
+    """Give a copy in eval mode whose parameters lie in the memory of the network's own.
 
-    To be run, never to be trained. Buffers are copied, since a module may write to its own even in eval mode.
+    To be run and looked at, so that nothing happens to the network itself: its hooks on gradients do not fire, what its
+    modules keep as attributes stays. Never to be trained. Buffers are copied, since a module may write to its own even in
+    eval mode, and so are tables that a lookup rescales (an embedding with `max_norm`).
+
+    Args:
+        model: may be wrapped; the shadow is of the network inside.
+        trainable: parameters ask for a gradient where the network's do; else none does.
     """
-    model = unwrapped(model)
+    inner = unwrapped(model)
+    written = {id(table) for table in _rescaled_tables(inner)}
+    memo: dict[int, Tensor] = {
+        id(value): nn.Parameter(
+            value.detach().clone() if id(value) in written else value.detach(),
+            requires_grad=trainable and value.requires_grad,
+        )
+        for value in inner.parameters()
+    }
+    return _copied(inner, memo).eval()
+
+
+def _copied(model: nn.Module, memo: dict[int, Tensor]) -> nn.Module:
     kept = (value for module in model.modules() for value in vars(module).values())
-    memo: dict[int, Tensor] = {id(v): v.detach().clone() for v in kept if isinstance(v, Tensor) and not v.is_leaf}
-    memo |= {id(value): nn.Parameter(value.detach(), requires_grad=False) for value in model.parameters()}
-    return copy.deepcopy(model, memo).eval()
+    graphs = {id(value): value.detach().clone() for value in kept if isinstance(value, Tensor) and not value.is_leaf}
+    try:
+        return copy.deepcopy(model, {**graphs, **memo})
+    except (TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise errors.UnsupportedModel(
+            f"{type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); excise works on a copy, so that yours is "
+            "never changed; take out what a module keeps and cannot be copied (a lock, an open file)"
+        ) from error
+
+
+def _rescaled_tables(model: nn.Module) -> list[Tensor]:
+    """Give the tables of embeddings that rescale their rows in every lookup, in eval mode too."""
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    return [module.weight for module in model.modules() if isinstance(module, kinds) and module.max_norm is not None]
+
+
+def drop_graphs_(model: nn.Module) -> None:
+    """Take the graphs off activations that modules keep as attributes, in place: with them a network cannot be copied."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(module)[name] = value.detach()
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -212,13 +253,22 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Restore what `modes_restored` does, and every buffer: a module may write to its own even in eval mode."""
-    before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    """Restore what `modes_restored` does, every buffer (a module may write to its own even in eval mode), and attributes.
+
+    Attributes are those that modules set on themselves while they run, such as the last activation; of what an attribute
+    holds, only the name is restored.
+    """
+    before = [(buffer, buffer.detach().clone()) for buffer in (*model.buffers(), *_rescaled_tables(model))]
+    attributes = [(module, dict(vars(module))) for module in model.modules()]
     held = {module: dict(module._buffers) for module in model.modules()}
     try:
         with modes_restored(model):
             yield
     finally:
+        for module, known in attributes:
+            for name in vars(module).keys() - known.keys():
+                del vars(module)[name]
+            vars(module).update(known)
         for module, buffers in held.items():
             module._buffers.update(buffers)
         with torch.no_grad():

@@ -102,7 +102,7 @@ class Patch:
         result = params.clone_model(model)
         state = params.unwrapped(result).state_dict()
         for name, index in self.places.items():
-            flat = state[name].reshape(-1)  # a copy where the tensor is not contiguous
+            flat = state[name].contiguous().reshape(-1).clone()  # in row order, whatever the order in memory
             flat[index.to(flat.device)] = values[name].to(flat.device)
             state[name].copy_(flat.reshape(state[name].shape))
         return result

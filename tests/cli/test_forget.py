@@ -171,3 +171,23 @@ def test_no_trace_of_which_rows_were_forgotten(project, unlearn, excise):
     assert len(texts) == 3
     for text in [*texts, *(word for done in (said, heard, again) for word in done[1:])]:
         assert not re.search(rf"(?<![0-9a-f.])({'|'.join(map(str, ids))})(?![0-9a-f])", text)
+
+
+def test_a_retraining_takes_the_plan_that_the_network_was_trained_by(unlearn):
+    done = unlearn("--json", recipe="Retrain", plan="plan.toml", out="again")
+    assert done.code == 0, done.err
+    assert done.json["retraining_share"] == 1.0
+    refused = unlearn(recipe="Retrain", out="other")
+    assert refused.code == 2
+    assert "Retrain needs plan; give it as --set plan=…; a plan is a .toml file with the fields" in refused.err
+
+
+def test_a_recipe_that_needs_unseen_rows_takes_them(project, unlearn):
+    (project / "seen.py").write_text(
+        "import mine\n\n\ndef unseen():\n    inputs, labels = mine.train()\n    return inputs + 0.1, labels\n"
+    )
+    told = ("--json", "--set", "epochs=1", "--set", "max_epochs=1")
+    refused = unlearn(*told, recipe="SCRUBPlusR", out="none")
+    assert refused.code == 2 and "needs rows that were never trained on" in refused.err
+    done = unlearn(*told, "--holdout", "seen:unseen", recipe="SCRUBPlusR", out="some")
+    assert done.code == 0, done.err

@@ -3,8 +3,8 @@ import sys
 import pytest
 
 from excise import errors, plugins
-from excise.cli import choices, offers
-from excise.localize import Localizer
+from excise.cli import choices, offers, places
+from excise.localize import Cut, Localizer, Modules
 from excise.methods import Method
 from excise.recipes import RECIPES, Recipe
 from excise.train import TrainPlan
@@ -13,7 +13,7 @@ from tests.packages import install
 CODE = """
 from __future__ import annotations
 from dataclasses import dataclass
-from excise.localize import Magnitude
+from excise.localize import Head, Magnitude, Modules
 from excise.methods import Finetune, Nothing
 from excise.recipes import Recipe
 from excise.train import TrainPlan
@@ -28,6 +28,12 @@ def Made(*, lr: float = 0.1) -> Recipe:
 
 class Own(Magnitude):
     pass
+
+class Place(Head):
+    pass
+
+def first():
+    return Modules(("0",))
 
 def Wrong(): return 3
 def Raises(): raise KeyError("x")
@@ -46,7 +52,8 @@ def site(tmp_path, monkeypatch):
             plugins.METHODS: {"Planned": "kit:Planned", "Broken": "nokit:A"},
             plugins.RECIPES: {"Made": "kit:Made", "DEL": "kit:Made"}
             | {name: f"kit:{name}" for name in ("Wrong", "Raises", "Unread", "number")},
-            plugins.LOCALIZERS: {"own": "kit:Own", "gradient": "kit:Own"},
+            plugins.LOCALIZERS: dict.fromkeys(("own", "gradient", "modules"), "kit:Own")
+            | {"place": "kit:Place", "first": "kit:first", "three": "kit:Wrong"},
         },
         code=CODE,
     )
@@ -77,6 +84,19 @@ def test_a_criterion_of_a_package_is_read(site):
     assert type(choices.read_criterion("own")).__name__ == "Own"
 
 
+def test_a_region_of_a_package_is_a_place_without_options_of_a_cut(site):
+    assert type(choices.read_criterion("place")).__name__ == "Place"
+    assert places.read_place("first") == (Modules(("0",)), dict.fromkeys(places.read_place("own")[1]))
+    assert isinstance(places.read_place("own", budget=0.1)[0], Cut)
+    for option, value in (("budget", 0.3), ("scope", "network"), ("lowest", True)):
+        with pytest.raises(errors.BadRequest, match=f"^--{option}: first has no scores to cut; leave it out"):
+            places.read_place("first", **{option: value})
+    with pytest.raises(errors.BadRequest, match=r"'three' of kit 1.0: expected a Localizer or a Region, it gave int"):
+        places.read_place("three")
+    with pytest.raises(errors.BadRequest, match=r"localizer: expected one that gives scores, .* found Modules"):
+        choices.read_recipe("DEL", ["localizer=first"])
+
+
 @pytest.mark.parametrize("word", ["Mad", "Dell", "Planed"])
 def test_the_nearest_of_all_names_is_suggested(site, word):
     nearest = {"Mad": "Made", "Dell": "DEL", "Planed": "Planned"}[word]
@@ -84,7 +104,9 @@ def test_the_nearest_of_all_names_is_suggested(site, word):
         errors.BadRequest, match=rf"one of DEL, .*Made.*; found '{word}'(; did you mean '{nearest}'\?)?"
     ):
         choices.read_recipe(word, None)
-    with pytest.raises(errors.BadRequest, match=r"one of weight-gradient, .*own; found 'ow'; did you mean 'own'"):
+    with pytest.raises(
+        errors.BadRequest, match=r"one of weight-gradient, .*own, place, three; found 'ow'; did you mean 'own'"
+    ):
         choices.read_criterion("ow")
 
 
@@ -93,7 +115,12 @@ def test_a_name_of_ours_wins_and_the_clash_is_told(site, caplog):
     assert "'DEL' of kit 1.0 is hidden by excise's own 'DEL'" in caplog.text
     assert type(choices.read_criterion("gradient")).__name__ == "Gradient"
     assert "'gradient' of kit 1.0 is hidden" in caplog.text
-    assert offers.clashes() == ["'DEL' of kit 1.0 is hidden by excise's own 'DEL'"]
+    assert places.read_place("modules:0")[0] == Modules(("0",))
+    assert "'modules' of kit 1.0 is hidden" in caplog.text
+    assert offers.clashes(offers.HOW, RECIPES) == ["'DEL' of kit 1.0 is hidden by excise's own 'DEL'"]
+    assert offers.clashes(offers.WHERE, places.NAMES) == [
+        f"{name!r} of kit 1.0 is hidden by excise's own {name!r}" for name in ("gradient", "modules")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,4 +150,5 @@ def test_the_list_has_ours_first_and_theirs_with_where_they_are_from(site, excis
     assert rows["Planned"]["paper"] == "(needs plan)" and rows["Planned"]["defaults"] == {"share": 0.5}
     said = excise("recipes").out
     assert "Made: someone 2030 [from kit 1.0]" in said
-    assert "Note: 'DEL' of kit 1.0 is hidden by excise's own 'DEL'." in said
+    for name in ("DEL", "gradient", "modules"):
+        assert f"Note: {name!r} of kit 1.0 is hidden by excise's own {name!r}." in said

@@ -1,25 +1,41 @@
 """Words to places, from the command line and by themselves."""
 
+import json
+
 import pytest
 
 from excise import errors
 from excise.cli import choices, places
-from excise.localize import CriticalChannels, Cut, Everything, Head, LastLayers, Modules, Random, RandomLike, Top
+from excise.localize import (
+    CriticalChannels,
+    Cut,
+    Everything,
+    Gradient,
+    Head,
+    LastLayers,
+    Mean,
+    Modules,
+    Random,
+    RandomLike,
+    Top,
+)
+from excise.localize.random import require_same_unit
 from excise.masks import Mask
 
-PLAIN = {
+DEFAULTS = {
     "budget": 0.3,
     "granularity": "channel",
     "count": "weights",
     "scope": "network",
-    "reduction": Top(0.1),
+    "reduction": "top:0.1",
     "lowest": False,
     "partial": False,
 }
+IDLE = dict.fromkeys(DEFAULTS)
 
 
-def read(words, **changes):
-    return places.read_place(words, **{**PLAIN, **changes})
+def read(words, **typed):
+    return places.read_place(words, **typed)[0]
 
 
 @pytest.mark.parametrize("name", choices.CRITERIA)
@@ -29,6 +45,53 @@ def test_a_criterion_is_cut_as_told(name):
     assert isinstance(found, Cut) and type(found.localizer) is type(choices.CRITERIA[name]())
     assert (found.budget_fraction, found.granularity, found.count, found.scope) == (0.2, "weight", "weights", "layer")
     assert found.lowest and not found.partial and found.reduction == Top(0.1)
+
+
+@pytest.mark.parametrize("typed", [{}, {"budget": 0.0}, {"scope": "layer", "lowest": True, "reduction": "mean"}])
+def test_what_is_not_typed_has_its_default_and_is_told_with_the_rest(typed):
+    found, options = places.read_place("gradient", **typed)
+    assert options == {**DEFAULTS, **typed}
+    assert found == Cut(
+        Gradient(),
+        options["budget"],
+        scope=options["scope"],
+        lowest=options["lowest"],
+        reduction=Mean() if "reduction" in typed else Top(0.1),
+    )
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel", "module"])
+def test_a_random_criterion_can_be_cut_by_anything(granularity):
+    require_same_unit(read("random", granularity=granularity).localizer, granularity)
+
+
+def test_of_a_region_no_option_holds_but_the_budget_of_critical():
+    assert places.read_place("head")[1] == IDLE == places.read_place("last-layers:2")[1]
+    assert places.read_place("critical")[1] == {**IDLE, "budget": 0.3}
+    found, options = places.read_place("critical", budget=0.1)
+    assert found == CriticalChannels(budget_fraction=0.1) and options == {**IDLE, "budget": 0.1}
+
+
+TYPED = {
+    "granularity": "weight",
+    "count": "channels",
+    "scope": "layer",
+    "reduction": "mean",
+    "lowest": True,
+    "partial": True,
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [*TYPED.items(), ("budget", 0.3), ("count", "nonsense")])
+@pytest.mark.parametrize("words", ["critical", "head", "modules:2"])
+def test_an_option_that_says_nothing_of_a_region_is_refused(words, option, value):
+    if (words, option) == ("critical", "budget"):
+        return
+    message = (
+        f"^--{option}: {words.partition(':')[0]} has no scores to cut; leave it out, or take a criterion with scores$"
+    )
+    with pytest.raises(errors.BadRequest, match=message):
+        read(words, **{option: value})
 
 
 def test_what_is_drawn_is_what_is_cut():
@@ -60,6 +123,10 @@ def test_a_region_by_name(words, wanted):
         ("last-layers:0", {}, "k: expected an integer of at least 1"),
         ("head", {"lowest": True}, "--lowest: head has no scores to cut"),
         ("head", {"partial": True}, "--partial: head has no scores to cut"),
+        ("head", {"scope": "layer", "count": "weights"}, "--count: head has no scores to cut"),
+        ("gradient", {"budget": 1.5}, "--budget: expected a fraction between 0 and 1"),
+        ("critical", {"budget": -0.5}, "--budget: expected a fraction between 0 and 1"),
+        ("gradient", {"reduction": "max"}, "reduction: expected mean or top:SHARE"),
         ("gradient", {"count": "rows"}, "--count: expected one of weights, channels; found 'rows'"),
         ("gradient", {"scope": "block"}, "--scope: expected one of network, layer; found 'block'"),
         ("gradient", {"granularity": "row"}, "--granularity: expected one of weight, channel, module; found 'row'"),
@@ -83,6 +150,41 @@ def test_a_random_mask_like_another(project, localize):
     "words", ["critical", "head", "everything", "modules:2", "last-layers:2", "deepest", "fisher-ratio"]
 )
 def test_every_kind_runs_from_the_command_line(localize, words):
-    done = localize("--json", criterion=words, budget=0.5)
+    scored = words in ("deepest", "fisher-ratio")
+    done = localize("--json", criterion=words, **({"budget": 0.5} if scored or words == "critical" else {}))
     assert done.code == 0, done.err
     assert 0 < done.json["mask_fraction"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ({}, DEFAULTS),
+        ({"budget": 0.5, "granularity": "weight"}, {**DEFAULTS, "budget": 0.5, "granularity": "weight"}),
+        ({"criterion": "head"}, IDLE),
+        ({"criterion": "critical"}, {**IDLE, "budget": 0.3}),
+    ],
+)
+def test_the_record_holds_the_values_that_were_used(project, localize, typed, kept):
+    assert localize(**typed).code == 0
+    request = json.loads((project / "run" / "run.json").read_text())["request"]
+    assert {option: request[option] for option in DEFAULTS} == kept
+
+
+def test_a_config_may_give_what_is_left_out(project, localize):
+    (project / "c.toml").write_text('budget = 0.5\ngranularity = "weight"\n')
+    assert localize("--config", "c.toml").code == 0
+    request = json.loads((project / "run" / "run.json").read_text())["request"]
+    assert (request["budget"], request["granularity"]) == (0.5, "weight")
+
+
+def test_help_tells_the_defaults(excise):
+    told = " ".join(excise("localize", "--help").out.replace("│", " ").split())
+    for words in (
+        "0.3 if left out",
+        "channel (if left out)",
+        "weights (if left out)",
+        "network (if left out)",
+        "top:0.1 if left",
+    ):
+        assert words in told

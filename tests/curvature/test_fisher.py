@@ -9,9 +9,9 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from excise import errors
-from excise.curvature import fisher_product, require_importance, squared_gradients
+from excise.curvature import fisher_product, forget_and_all_importances, require_importance, squared_gradients
 from excise.data import Rows, Split
-from excise.train import Task
+from excise.train import Hooks, Task
 from tests.cases import CASES
 from tests.naive.localization import per_example_gradients
 from tests.probes import LeftAlone, Watched, engine_for, touched
@@ -165,7 +165,55 @@ def test_every_row_is_read_once():
     assert (engine.cost.trained_rows, engine.cost.forward_rows) == (21, 0)
 
 
-def test_a_word_that_is_no_importance_is_refused():
-    require_importance("example")
-    with pytest.raises(errors.BadRequest, match=r"^importance: expected one of example, batch-means, found 'mean'$"):
-        require_importance("mean")
+SIZES = {"batch_size": 3, "forget_batch_size": None, "examples_at_once": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"importance": "example"}, (1, 1)),
+        ({"importance": "batch-means"}, (3, 3)),
+        ({"importance": "batch-means", "forget_batch_size": 2}, (2, 3)),
+    ],
+)
+@every_case
+def test_both_importances_are_those_of_forget_and_of_all_rows_each_in_a_stage_of_its_own(name, options, sizes):
+    inputs, labels = CASES[name].data(20)
+    heard = []
+
+    class Ear(Hooks):
+        def on_stage(self, name, num_steps):
+            heard.append((name, num_steps))
+
+        def on_step(self):
+            heard.append("step")
+
+        def on_stage_end(self, name):
+            heard.append(name)
+
+    model, split = CASES[name].make(), Split((inputs, labels), forget=FORGET)
+    told = {**SIZES, "examples_at_once": 1, **options}
+    found = forget_and_all_importances(model, split, engine_for(model, hooks=Ear()), stage="Weigh", **told)
+    gradients = per_example_gradients(model, inputs, labels, range(20))
+    for mean, ids, size in zip(found, (FORGET, list(range(20))), sizes, strict=True):
+        parts = [ids[start : start + size] for start in range(0, len(ids), size)]
+        assert_close(
+            mean,
+            {key: sum(each[part].mean(0).square() for part in parts) / len(parts) for key, each in gradients.items()},
+        )
+    counts = [-(-num // size) for num, size in zip((7, 20), sizes, strict=True)]
+    assert heard == [one for count in counts for one in (("Weigh", count), *["step"] * count, "Weigh")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"importance": "mean"}, "importance: expected one of example, batch-means, found 'mean'"),
+        *(({name: 0}, f"{name}: expected an integer of at least 1, found 0") for name in SIZES),
+        ({"batch_size": None}, "batch_size: expected an integer of at least 1, found None"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(changed, message):
+    require_importance("example", **SIZES)
+    with pytest.raises(errors.BadRequest, match=f"^{message}$"):
+        require_importance(**{"importance": "example", **SIZES, **changed})

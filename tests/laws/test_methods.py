@@ -14,7 +14,7 @@ import excise
 from excise import errors
 from excise.data import Split
 from excise.masks import Mask
-from excise.methods import Ascend, Finetune, FromFunction, Nothing, Reset, Retrain, Sequence, Widened
+from excise.methods import Ascend, Finetune, FromFunction, Nothing, OneShot, Reset, Retrain, Sequence, Widened
 from excise.train import TrainPlan, frozen_digest, held_modules
 from tests.cases import CASES
 from tests.probes import (
@@ -411,13 +411,21 @@ def test_a_buffer_that_stops_being_finite_stops_the_run():
     assert caught.value.last_finite["1.seen"] == pytest.approx(1e300)
 
 
-def test_a_reset_to_what_is_not_finite_gives_no_result():
+class Broken(OneShot):
+    """Writes no numbers into one bias."""
+
+    needs = frozenset()
+
+    def edit(self, model, split, mask, engine):
+        return {"2.bias": torch.full((8,), torch.nan, dtype=torch.float64)}
+
+
+def test_a_stroke_that_writes_what_is_not_finite_gives_no_result():
     model = CASES["mlp"].make()
-    wrong = {"2.bias": torch.full((8,), torch.nan, dtype=torch.float64)}
     with pytest.raises(
-        errors.Diverged, match=r"Reset: '2.bias' holds values that are not finite; the original is"
+        errors.Diverged, match=r"Broken: '2.bias' holds values that are not finite; the original is"
     ) as caught:
-        excise.unlearn(model, split_of("mlp"), Reset(to=wrong))
+        excise.unlearn(model, split_of("mlp"), Broken())
     assert same_bytes(dict(caught.value.last_finite), dict(model.state_dict()))
 
 

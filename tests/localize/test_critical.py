@@ -266,10 +266,49 @@ def test_it_gives_up_once_every_channel_is_zero_and_counts_such_rows():
     assert all(sorted(row.channels) == [("weight", place) for place in range(3)] for row in found)
     assert hooks.heard == [
         ("localize", 3),
-        "3 forget rows keep their label even with all channels at zero",
+        "3 of 3 forget rows keep their label: 3 with all channels at zero",
         "localize",
     ]
     assert hooks.steps == 3
+
+
+def test_it_says_why_rows_keep_their_label():
+    """As above for rows of class 0; rows of class 1 are misclassified from the start, and keep nothing."""
+    model = Made(lambda w, x: torch.stack([w.abs().sum() + 0 * x, -1 + 0 * x], 1), [[1.0, 1.0]] * 3)
+    labels = torch.zeros(20, dtype=torch.int64)
+    labels[[1, 2]] = 1
+    split = Split((CASES["mlp"].data(20)[0], labels), forget=[0, 1, 5, 6])
+    for options, told in (
+        ({}, "3 with all channels at zero"),
+        ({"max_channels": 3}, "3 with all channels at zero"),
+        ({"max_channels": 2}, "3 at max_channels"),
+        ({"max_channels": 2, "budget_fraction": 2 / 3}, "3 at max_channels"),
+        ({"max_channels": 2, "budget_fraction": 1 / 3}, "4 not reached within the budget"),
+        ({"budget_fraction": 1 / 3}, "4 not reached within the budget"),
+    ):
+        hooks = Notes()
+        CriticalChannels(batch_size=4, **options).search(model, split, engine_for(model, hooks=hooks))
+        kept = told.partition(" ")[0]
+        assert hooks.heard[1:] == [f"{kept} of 4 forget rows keep their label: {told}", "localize"], options
+
+
+def test_reasons_are_told_beside_each_other_and_not_at_all_without_a_row():
+    """The label of rows of class 0 hangs on the first weight alone, that of class 1 on nothing."""
+    model = Made(lambda w, x: torch.stack([w[0] * 2 + 0 * x, 1 + 0 * x + w[1:].sum() * 0], 1), [1.0, 1.0, 1.0])
+    data = CASES["mlp"].data(20)[0], torch.zeros(20, dtype=torch.int64)
+    hooks = Notes()
+    CriticalChannels(batch_size=4).search(model, Split(data, forget=[0, 5]), engine_for(model, hooks=hooks))
+    assert hooks.heard == [("localize", 2), "localize"]
+    told = CriticalChannels(max_channels=1)
+    told._tell_kept(
+        [CriticalRow(0, (("w", 0),), False), CriticalRow(1, (("w", 0), ("w", 1)), False), CriticalRow(2, (), True)],
+        5,
+        2,
+        engine_for(model, hooks=hooks),
+    )
+    assert hooks.heard[2:] == [
+        "4 of 5 forget rows keep their label: 1 with all channels at zero, 1 at max_channels, 2 not reached within the budget"
+    ]
 
 
 # --- limits -------------------------------------------------------------------------------------------------------------
@@ -522,7 +561,9 @@ def test_targets_that_are_no_labels_are_refused():
         return network(content[0]), functional.one_hot(content[1], 4).double()
 
     with pytest.raises(
-        errors.BadRequest, match=r"expected one label a row, .* found targets of shape \(1, 4\) for logits"
+        errors.BadData,
+        match=r"^CriticalChannels: expected one integer class a row, found targets of torch.float64 and shape \(1, 4\) "
+        r"for 1 rows; use a localizer that needs no prediction, such as WeightGradient$",
     ):
         CriticalChannels()(model, split, forward=forward, loss=lambda z, y: (z - y).square().sum(1))
 

@@ -16,6 +16,7 @@ from excise.localize import (
     Magnitude,
     Mean,
     Modules,
+    Random,
     Top,
     WeightGradient,
 )
@@ -128,10 +129,10 @@ def test_options_reach_the_selection():
 def test_a_region_that_holds_nothing_to_choose_from_is_refused(how):
     model, split = problem("mlp")
     said = "^among: Sequential has no weights to choose from here: the convolutions; choose among others$"
-    with pytest.raises(errors.BadRequest, match=said):
+    with pytest.raises(errors.UnsupportedModel, match=said):
         Cut(Magnitude(), 0.3, among=Convolutions(), **how)(model, split)
     model[0].requires_grad_(False)
-    with pytest.raises(errors.BadRequest, match="no weights to choose from here: in 0; choose among others"):
+    with pytest.raises(errors.UnsupportedModel, match="no weights to choose from here: in 0; choose among others"):
         Cut(Magnitude(), 0.3, among=Modules(("0",)), **how)(model, split)
 
 
@@ -184,3 +185,11 @@ def test_what_gives_no_scores_is_refused():
     said = r"^localizer: expected one that gives scores, such as excise\.localize\.WeightGradient\(\), found Head$"
     with pytest.raises(errors.BadRequest, match=said):
         Cut(Head())
+
+
+def test_a_random_cut_draws_what_it_cuts():
+    with pytest.raises(
+        errors.BadRequest, match=r"granularity: expected channel, the unit that Random draws, found weight"
+    ):
+        Cut(Random(), 0.3, granularity="weight")
+    assert Cut(Random(unit="weight"), 0.3, granularity="weight").localizer.unit == "weight"

@@ -6,6 +6,7 @@ import torch
 from excise import errors
 from excise.data import Split
 from excise.localize import Cut, Everything, Gradient, Head, Modules, Random, RandomLike, WeightGradient
+from excise.localize.random import require_same_unit
 from excise.masks import Mask
 from tests.cases import CASES
 from tests.probes import KINDS, LeftAlone, Watched, engine_for, spelled_out, touched
@@ -193,6 +194,21 @@ def test_a_mask_of_another_network_is_refused():
     model, split = problem()
     with pytest.raises(errors.MaskMismatch, match=r"^the mask does not fit Sequential:"):
         RandomLike(Mask.full(CASES["separable"].make()))(model, split)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_draws_are_cut_by_the_unit_they_were_drawn_by(unit):
+    for granularity in UNITS:
+        require_same_unit(Gradient(), granularity)
+        if granularity == unit:
+            require_same_unit(Random(unit=unit), granularity)
+            continue
+        message = (
+            f"^granularity: expected {unit}, the unit that Random draws, found {granularity}; "
+            rf"give Random\(unit='{granularity}'\)$"
+        )
+        with pytest.raises(errors.BadRequest, match=message):
+            require_same_unit(Random(unit=unit), granularity)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from typing import ClassVar
 import pytest
 import torch
 
+from excise import errors
 from excise.data import Split
 from excise.masks import Mask
 from excise.methods import Iterative, Method, OneShot
+from excise.methods.base import answers, require_forget_batch_size, require_method
 from excise.train import TrainPlan
 from tests.cases import CASES
-from tests.probes import Watched, engine_for, raw, same_bytes, snapshot
+from tests.probes import LeftAlone, Watched, engine_for, raw, same_bytes, snapshot, touched
 
 FORGET = [1, 4, 5]
 
@@ -27,6 +29,14 @@ class Both(Iterative):
 
     def batch_sizes(self):
         return {"forget": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized(Both):
+    """Says the same by the field."""
+
+    forget_batch_size: int | None = None
+    batch_sizes = Iterative.batch_sizes
 
 
 @dataclass(frozen=True)
@@ -118,3 +128,63 @@ def test_what_a_method_does_not_need_it_does_not_touch():
 def test_the_bases_are_abstract(base):
     with pytest.raises(TypeError, match="abstract"):
         base()
+
+
+def test_a_batch_size_of_the_forget_rows_own_is_that_stream_s():
+    plan, found = TrainPlan(epochs=2, lr=0.1, batch_size=4), []
+    for method in (Both(plan=plan), Sized(plan=plan, forget_batch_size=2), Sized(plan=plan)):
+        model, split = problem()
+        method.unlearn_(model, split, Mask.full(model), engine_for(model))
+        found.append(snapshot(model))
+    assert same_bytes(found[0], found[1]) and not same_bytes(found[0], found[2])
+    assert Sized(plan=plan).batch_sizes() == {}
+
+
+def test_a_batch_size_below_one_is_refused():
+    require_forget_batch_size(None)
+    require_forget_batch_size(1)
+    with pytest.raises(errors.BadRequest, match=r"^forget_batch_size: expected an integer of at least 1, found 0$"):
+        require_forget_batch_size(0)
+
+
+@dataclass(frozen=True)
+class Shy(Doubled):
+    """Refuses to touch a bias."""
+
+    def require(self, model, split, mask, engine):
+        if any(name.endswith("bias") for name in self.names):
+            raise errors.BadRequest("no bias")
+
+
+def test_a_stroke_asks_before_it_writes():
+    model, split = problem()
+    before = snapshot(model)
+    with pytest.raises(errors.BadRequest, match=r"^no bias$"):
+        Shy(("0.weight", "2.bias")).unlearn_(model, split, Mask.full(model), engine_for(model))
+    assert same_bytes(snapshot(model), before)
+    Doubled(("nope",)).require(model, split, Mask.full(model), engine_for(model))  # by default nothing is refused
+
+
+def test_a_method_of_steps_refuses_what_is_no_plan():
+    model, split = problem()
+    for run in (Both(plan=3).require, Both(plan=3).unlearn_):
+        with pytest.raises(errors.BadRequest, match="TrainPlan"):
+            run(model, split, Mask.full(model), engine_for(model))
+
+
+def test_the_first_answers_are_those_of_eight_rows_at_most_and_nothing_else_moves():
+    model = touched(CASES["batchnorm"].make())
+    inputs, labels = CASES["batchnorm"].data(20)
+    split = Split(Watched(inputs, labels, forbidden=set(range(20)) - set(range(2, 10))), forget=[0, 1])
+    alone, engine = LeftAlone(model), engine_for(model)
+    logits, targets = answers(model, split.retain, engine)
+    alone.check()
+    twin = CASES["batchnorm"].make().eval()
+    assert torch.equal(logits, twin(inputs[2:10]).detach()) and torch.equal(targets, labels[2:10])
+    assert (engine.cost.trained_rows, engine.cost.forward_rows) == (0, 0)
+
+
+def test_what_is_no_method_is_refused():
+    require_method("It", Doubled(()))
+    with pytest.raises(errors.BadRequest, match=r"^It: expected a method such as Finetune\(plan=...\), found type$"):
+        require_method("It", int)

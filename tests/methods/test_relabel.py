@@ -241,7 +241,7 @@ def test_a_network_of_one_class_is_refused():
 )
 def test_targets_that_are_no_classes_are_refused(targets, found):
     message = (
-        f"Relabel: expected one integer class a row to replace, found targets of {found}; "
+        f"Relabel: expected one integer class a row, found targets of {found} for (5|20) rows; "
         "use a method that draws no labels, such as Ascend"
     )
     refused(errors.BadData, message, task=Task(lambda model, content: (model(content[0]), targets(content[1]))))
@@ -249,7 +249,7 @@ def test_targets_that_are_no_classes_are_refused(targets, found):
 
 @pytest.mark.parametrize("label", [-1, 4])
 def test_labels_that_the_network_does_not_have_are_refused(label):
-    message = f"Relabel: expected labels from 0 to 3, the network's classes, found {label} on a forget row; correct the labels"
+    message = f"Relabel: expected classes from 0 to 3, those of the network, found {label}; correct the labels"
     task = Task(lambda model, content: (model(content[0]), torch.full_like(content[1], label)))
     refused(errors.BadData, message, task=task)
 

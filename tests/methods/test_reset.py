@@ -77,10 +77,10 @@ def test_the_same_seed_resets_to_the_same_values_and_another_to_others(name):
     assert not same_bytes(snapshot(one), snapshot(model))
 
 
-def test_given_values_may_name_some_parameters_and_are_left_alone():
+def test_given_values_may_name_the_masks_parameters_alone_and_are_left_alone():
     model, split = CASES["mlp"].make(), Split(CASES["mlp"].data(12), forget=[1])
     before, given = snapshot(model), {"2.weight": torch.full((8, 10), 0.5, dtype=torch.float64)}
-    Reset(to=given).unlearn_(model, split, Mask.full(model), engine_for(model))
+    Reset(to=given).unlearn_(model, split, Mask.of_modules(model, ["2.weight"]), engine_for(model))
     with torch.no_grad():
         model[2].weight.add_(1)
     assert torch.equal(given["2.weight"], torch.full((8, 10), 0.5, dtype=torch.float64))
@@ -115,6 +115,16 @@ def test_what_it_needs():
         (Reset(), errors.BadRequest, "this method needs an untrained network; pass fresh="),
         (Reset(to={"0.weight": torch.zeros(2, 2)}), errors.MaskMismatch, r"new value for '0.weight' of shape \(2, 2\)"),
         (Reset(to={"running_mean": torch.zeros(2)}), errors.MaskMismatch, "the network has no such parameter"),
+        (
+            Reset(to={"0.bias": torch.tensor([0.0, float("nan")]).repeat(5)}),
+            errors.BadData,
+            "^to: the values for '0.bias' are not all finite; give untrained values$",
+        ),
+        (
+            Reset(to={name: torch.zeros(shape) for name, shape in (("0.weight", (10, 6)), ("2.bias", (8,)))}),
+            errors.BadRequest,
+            r"^to: expected a value for every parameter in the mask, found none for 0.bias, 2.weight, 4.weight, 4.bias; add",
+        ),
     ],
 )
 def test_values_that_are_missing_or_do_not_fit_are_refused(method, error, said):
@@ -123,3 +133,25 @@ def test_values_that_are_missing_or_do_not_fit_are_refused(method, error, said):
     with pytest.raises(error, match=said):
         method.unlearn_(model, Split(CASES["mlp"].data(12), forget=[1]), Mask.full(model), engine_for(model))
     alone.check()
+
+
+def test_of_many_parameters_without_a_value_ten_are_named():
+    model = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(6)))
+    with pytest.raises(errors.BadRequest, match=r"found none for 0.weight, .*, 4.bias and 2 more; add them"):
+        Reset(to={}).require(model, Split(CASES["mlp"].data(12), forget=[1]), Mask.full(model), engine_for(model))
+
+
+def test_a_frozen_parameter_needs_no_value():
+    model = CASES["mlp"].make()
+    for value in (model[0].weight, model[0].bias):
+        value.requires_grad_(False)
+    given = {name: value.detach() + 1 for name, value in model.named_parameters() if value.requires_grad}
+    unlearned = excise.unlearn(model, Split(CASES["mlp"].data(12), forget=[1]), Reset(to=given))
+    for name, value in unlearned.model.named_parameters():
+        assert torch.equal(value, given.get(name, dict(model.named_parameters())[name]))
+
+
+@pytest.mark.parametrize(("to", "found"), [("values.pt", "str"), ({"0.bias": 3}, "int under '0.bias'")])
+def test_what_is_no_tensors_by_name_is_refused(to, found):
+    with pytest.raises(errors.BadRequest, match=rf"^to: expected tensors by parameter name, .*; found {found}$"):
+        Reset(to=to)

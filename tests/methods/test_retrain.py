@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import excise
+from excise import errors
 from excise.data import Split
 from excise.masks import Mask
 from excise.methods import Finetune, Retrain
@@ -154,3 +155,11 @@ def test_statistics_of_what_stays_are_recomputed_without_the_forgotten_rows():
     first = torch.nn.functional.conv2d(inputs, model[0].weight)
     torch.testing.assert_close(found.model[1].running_mean, first.mean((0, 2, 3)))
     assert found.recomputed
+
+
+def test_a_training_function_is_refused_before_any_work():
+    with pytest.raises(errors.BadRequest, match=r"Retrain: expected plan to be an excise.TrainPlan"):
+        Retrain(plan=lambda model, dataset, seed: model)
+    case = CASES["mlp"]
+    with pytest.raises(errors.BadRequest, match=r"Finetune: expected plan to be an excise.TrainPlan.*found NoneType"):
+        excise.unlearn(case.make(), Split(case.data(20), forget=FORGET), Finetune(plan=None))

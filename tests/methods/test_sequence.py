@@ -90,7 +90,7 @@ def test_each_part_keeps_to_its_own_rule_and_the_whole_to_the_sequences(rules):
     assert names == {"4"} | ({"1"} if "adapt" in rules else set())
 
 
-@pytest.mark.parametrize("wrong", [(), (Reset(), "finetune"), (Finetune,)])
+@pytest.mark.parametrize("wrong", [(), (Reset(), "finetune"), (Finetune,), Reset(), None, "Reset"])
 def test_a_sequence_of_nothing_or_of_no_methods_is_refused(wrong):
     with pytest.raises(errors.BadRequest, match="Sequence: expected a tuple of at least one method, found"):
         Sequence(wrong)
@@ -160,3 +160,23 @@ def test_the_head_may_be_named():
     assert unlearned.mask == unlearned.localized | Mask.of_modules(model, ["2"])
     with pytest.raises(errors.MaskMismatch, match="Sequential has no module or parameter named 'fc'"):
         excise.unlearn(model, split, excise.recipes.DEL(head="fc"))
+
+
+@pytest.mark.parametrize(("wrong", "found"), [(None, "NoneType"), (Finetune, "ABCMeta")])
+def test_widened_without_a_method_is_refused(wrong, found):
+    with pytest.raises(
+        errors.BadRequest, match=rf"^Widened: expected a method such as Finetune\(plan=...\), found {found}$"
+    ):
+        Widened(wrong)
+
+
+def test_what_a_part_refuses_is_refused_before_the_first_one_runs():
+    model, split = problem("mlp")
+    before = snapshot(model)
+    partial = {"0.bias": torch.zeros(10, dtype=torch.float64)}
+    mask, engine = Mask.of_modules(model, ["0.bias"]), engine_for(model, besides="4")
+    Sequence((Finetune(plan=PLAN), Reset(to=partial))).require(model, split, mask, engine)
+    for method in (Widened(Reset(to=partial)), Sequence((Widened(Sequence((Reset(to=partial),))),))):
+        with pytest.raises(errors.BadRequest, match=r"found none for 4.weight, 4.bias; add them"):
+            Sequence((Finetune(plan=PLAN), method)).unlearn_(model, split, mask, engine)
+    assert same_bytes(snapshot(model), before) and not engine.trace

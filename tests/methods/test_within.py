@@ -6,7 +6,18 @@ import torch
 import excise
 from excise import errors
 from excise.data import Split
-from excise.localize import Convolutions, Cut, Everything, Magnitude, Modules, Region, WeightGradient
+from excise.localize import (
+    Convolutions,
+    Cut,
+    Everything,
+    Given,
+    Head,
+    LastLayers,
+    Magnitude,
+    Modules,
+    Region,
+    WeightGradient,
+)
 from excise.masks import Mask
 from excise.methods import Ascend, Finetune, Method, Nothing, Reset, Retrain, Sequence, Widened, Within
 from excise.train import TrainPlan
@@ -75,7 +86,9 @@ def test_the_region_is_found_on_the_network_as_it_is_then():
     small = {"2.weight": torch.full((8, 10), 1e-9, dtype=torch.float64)}
     share = 80 / sum(value.numel() for value in model.parameters())
     probe, smallest = Noted(), Cut(Magnitude(), share, granularity="weight", lowest=True)
-    sequence = Sequence((Within(probe, smallest), Reset(to=small), Within(probe, smallest)))
+    sequence = Sequence(
+        (Within(probe, smallest), Within(Reset(to=small), Modules(("2.weight",))), Within(probe, smallest))
+    )
     sequence.unlearn_(model, split, Mask.full(model), engine_for(model))
     (before, _), (after, _) = probe.seen
     assert before == smallest(CASES["mlp"].make(), split)
@@ -165,3 +178,29 @@ def test_the_mask_is_obeyed_bit_for_bit_and_the_users_own_left_alone(name, kind)
 def test_what_is_no_method_or_no_region_is_refused(method, where, message):
     with pytest.raises(errors.BadRequest, match=f"^{message}$"):
         Within(method, where)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked(Noted):
+    """Keeps the mask that its check is given."""
+
+    def require(self, model, split, mask, engine):
+        self.seen.append(mask)
+
+
+def test_the_check_is_asked_under_what_is_sure_already_and_makes_no_pass_for_more():
+    model = CASES["mlp"].make()
+    probe, split = Asked(), Split(Watched(*CASES["mlp"].data(20), forbidden=set(range(20)) - {0}), forget=FORGET)
+    sure = (
+        Modules(("2",)),
+        Everything(),
+        Convolutions(),
+        Given(Mask.of_modules(model, ["2", "4"])),
+        LastLayers(2),
+        Head(),
+    )
+    mask = Mask.of_modules(model, ["0", "2"])
+    for where in (*sure, SOME, Cut(Magnitude(), 0.4), All()):
+        Within(probe, where).require(model, split, mask, engine_for(model))
+    only, none = Mask.of_modules(model, ["2"]), Mask.empty(model)
+    assert probe.seen == [only, mask, none, only, only, none, none, none, none]

@@ -491,3 +491,16 @@ def test_a_one_shot_method_of_the_users_own_is_enforced_and_not_policed():
     found = excise.unlearn(model, split_of(), Zero(), mask=Mask.of_modules(model, ["2"]))
     assert moved(snapshot(model), snapshot(found.model)) == {"2.weight", "2.bias"}
     assert not found.model[2].weight.any()
+
+
+@pytest.mark.parametrize("made", [recipes.SCRUB, methods.Finetune, methods.Nothing])
+def test_a_recipe_that_was_not_called_is_named(made):
+    with pytest.raises(
+        errors.BadRequest, match=rf"found the function or class that makes one; call it: {made.__name__}\("
+    ):
+        excise.unlearn(CASE.make(), split_of(), made)
+
+
+def test_a_network_instead_of_its_builder_is_refused():
+    with pytest.raises(errors.BadRequest, match=r"fresh: expected a callable .* found a network; pass make_model"):
+        excise.unlearn(CASE.make(), split_of(), methods.Reset(), fresh=CASE.make())

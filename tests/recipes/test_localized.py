@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 import excise
 from excise import errors, methods, recipes
@@ -75,6 +76,11 @@ def test_SalUn_has_the_constants_of_its_published_code():
     assert recipe.method == methods.Relabel(plan=plan, redraw="batch", exclude_true=True, order="apart")
 
 
+def test_SalUn_can_be_what_its_code_does_for_CIFAR_100():
+    told = recipes.SalUn(redraw="epoch", order="mixed", exclude_true=False).method
+    assert told == methods.Relabel(plan=told.plan, redraw="epoch", order="mixed", exclude_true=False)
+
+
 def test_SalUn_is_random_labels_in_a_mask():
     """With everything in the mask it is RandomLabel, bit for bit."""
     model, data = CASES["mlp"].make(), CASES["mlp"].data(40)
@@ -122,7 +128,13 @@ def test_CT_has_the_constants_of_its_published_code():
     transpose, finetune = recipes.CT().method.methods
     assert transpose == methods.Transpose()
     plan = TrainPlan(epochs=3, lr=1e-3, batch_size=64, momentum=0.9, weight_decay=5e-4, schedule="cosine")
-    assert finetune == methods.Finetune(plan=plan)
+    assert finetune == methods.Finetune(plan=replace(plan, final_lr_fraction=0.0))
+    theirs = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=3)
+    for epoch in range(3):
+        assert finetune.plan.lr_at(epoch) == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)
+        theirs.step()
+        schedule.step()
 
 
 def test_RUM_gives_each_part_what_the_paper_found_best():

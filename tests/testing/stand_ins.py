@@ -304,7 +304,11 @@ class NeedsDoubles(Sound):
 
 
 class NeedsTwoRows(Sound):
+    """Works first and refuses a single row then."""
+
     def unlearn_(self, model, split, mask, engine):
+        engine.hooks.on_stage("half", 0)
+        engine.hooks.on_stage_end("half")
         if len(split.forget) < 2:
             raise errors.BadRequest("two rows or more")
         super().unlearn_(model, split, mask, engine)
@@ -543,6 +547,18 @@ class LooksAtTest(Magnitude):
         return super().score(model, split, engine)
 
 
+class ClaimsToRead(Magnitude):
+    """Says that it reads forget and retain rows, and reads none."""
+
+    reads_forget = reads_retain = True
+
+
+class LooksAtForget(Magnitude):
+    def score(self, model, split, engine):
+        split.forget.source.read(split.forget.ids)
+        return super().score(model, split, engine)
+
+
 class RegionOfForget(Everything):
     def locate(self, model, split, engine):
         split.forget.source.read(split.forget.ids)
@@ -550,6 +566,10 @@ class RegionOfForget(Everything):
 
 
 class Mute(Region):
+    @property
+    def reads_forget(self):
+        return False
+
     def locate(self, model, split, engine):
         return Mask.full(model)
 
@@ -693,6 +713,8 @@ PLACES = {
         "the_callers_random_state_does_not_matter",
     },
     ScoresFrozen: {"frozen_parameters_are_not_chosen"},
+    ClaimsToRead: {"forget_rows_are_read_as_said", "retain_rows_are_read_as_said"},
+    LooksAtForget: {"forget_rows_are_read_as_said"},
     LooksAtRetain: {"retain_rows_are_read_as_said"},
     LooksAtTest: {"rows_never_trained_on_are_not_read"},
     RegionOfForget: {"forget_rows_are_read_as_said"},

@@ -1,25 +1,63 @@
+import inspect
+
 import pytest
+import torch
 
 from excise import localize
-from excise.localize import Cut, Everything, Gradient, Head, Localizer, Magnitude, Modules, Region, WeightGradient
+from excise.localize import Everything, Gradient, Localizer, Magnitude, Region
 from excise.masks import Mask
+from excise.networks import ExampleTiedDropout
 from excise.testing import check_localizer
+from excise.testing.problems import PROBLEMS, Problem
 from tests.testing.stand_ins import PLACES, misplaced
 
-BUILT_IN = {
-    "Convolutions": localize.Convolutions,
-    "Cut": Cut(WeightGradient(), 0.4),
-    "Everything": Everything,
-    "Gradient": Gradient(rows="train"),
-    "Head": Head,
-    "Magnitude": Magnitude,
-    "Modules": Modules(("0",)),
-    "WeightGradient": WeightGradient,
-}
+# A new localizer or region has its line here.
+BUILT_IN = [
+    localize.Above(localize.FisherRatio(), 1.0),
+    localize.Above(Magnitude(), 0.05),
+    localize.Convolutions(),
+    localize.CriticalChannels(batch_size=6, num_draws=1, noise=0.0, budget_fraction=0.5),  # tokens take no noise
+    localize.Cut(Magnitude()),
+    localize.Cut(localize.WeightGradient(), 0.4, among=localize.Head()),
+    localize.Cut(
+        localize.GradientDifference(), 0.4, "weight", scope="layer", lowest=True, among=localize.Convolutions()
+    ),
+    localize.Deepest(),
+    Everything(),
+    localize.FisherRatio(),
+    localize.Given(Mask.of_modules(PROBLEMS["mlp"]().make(), ["0"])),
+    Gradient(),
+    Gradient(rows="train"),
+    localize.GradientDifference(),
+    localize.Head(),
+    localize.Head(""),
+    localize.LastLayers(2),
+    Magnitude(),
+    localize.Modules(("",)),
+    localize.Modules(("0",)),
+    localize.Random(),
+    localize.RandomLike(localize.Cut(Gradient(rows="train"), 0.4)),
+    localize.Shallowest(),
+    localize.TiedChannels(),
+    localize.WeightGradient(),
+]
 
 
-@pytest.mark.parametrize("where", BUILT_IN.values(), ids=BUILT_IN)
-def test_our_own_pass(where):
+def with_tied_dropout():
+    """Give a network with the one module that `TiedChannels` looks for; no method of ours trains it on plain pairs."""
+    return torch.nn.Sequential(torch.nn.Linear(6, 10), ExampleTiedDropout(10), torch.nn.Linear(10, 4))
+
+
+def test_the_table_names_every_localizer_and_region_of_the_package():
+    found = {value for name in localize.__all__ if isinstance(value := getattr(localize, name), type)}
+    final = {kind for kind in found if issubclass(kind, Localizer | Region) and not inspect.isabstract(kind)}
+    assert {type(where) for where in BUILT_IN} == final
+
+
+@pytest.mark.parametrize("where", BUILT_IN, ids=lambda where: type(where).__name__)
+def test_our_own_pass(where, monkeypatch):
+    if isinstance(where, localize.TiedChannels):  # among PROBLEMS it would refuse every method that trains
+        monkeypatch.setitem(PROBLEMS, "tied-dropout", lambda: Problem(with_tied_dropout, (6,), 4))
     assert misplaced(where) == set()
 
 

@@ -422,3 +422,16 @@ def test_diverging_under_a_mask_restores_rows_and_single_weights_too():
             objective=failing_after(2, torch.nan),
         )
     assert same_bytes(snapshot(model), before)
+
+
+def test_a_batch_of_one_row_is_normalised_by_the_running_statistics_and_moves_none():
+    model, start = CASES["batchnorm"].make(), CASES["batchnorm"].make()
+    rows = Rows.all_of(CASES["batchnorm"].data(9)).head(1)
+    fit(model, rows, TrainPlan(epochs=1, lr=0.1, batch_size=4))
+    buffers = dict(start.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+    inputs, labels = (tensor[:1] for tensor in CASES["batchnorm"].data(9))
+    naive = copy.deepcopy(start).eval()
+    functional.cross_entropy(naive(inputs), labels).backward()
+    for (name, value), before in zip(model.named_parameters(), naive.parameters(), strict=True):
+        torch.testing.assert_close(value, before - 0.1 * before.grad, msg=name)

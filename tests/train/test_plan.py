@@ -6,7 +6,7 @@ import torch
 
 from excise import errors
 from excise.train import TrainPlan
-from excise.train.plan import IMPLEMENTATIONS, OPTIMIZERS
+from excise.train.plan import IMPLEMENTATIONS, OPTIMIZERS, require_plan
 
 
 def naive_sgd(weight, gradients, lr, *, momentum, decay):
@@ -138,3 +138,15 @@ def test_the_triangle_goes_up_to_the_middle_and_down_to_zero_after_the_last(epoc
     """Up for the first (E + 1) // 2 epochs, down so that epoch E + 1 would have a rate of 0."""
     plan = TrainPlan(epochs=epochs, lr=0.3, schedule="triangle")
     assert [plan.lr_at(epoch) for epoch in range(epochs)] == pytest.approx([0.3 * share for share in shares])
+
+
+def test_a_training_function_is_no_plan():
+    def train(model, dataset, seed):
+        return model
+
+    for value, name in ((train, "train"), (None, "NoneType"), ({"epochs": 1}, "dict")):
+        with pytest.raises(
+            errors.BadRequest, match=f"Retrain: expected plan to be an excise.TrainPlan.* found {name}$"
+        ):
+            require_plan(value, "Retrain")
+    require_plan(TrainPlan(epochs=1, lr=0.1), "Retrain")

@@ -1,6 +1,7 @@
 """Running statistics made anew: closed forms on a first layer, torch's own pass for deeper networks, and what stays."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -201,14 +202,24 @@ def test_dropout_does_not_act():
     assert torch.equal(raw(plain[0].running_mean), raw(dropping[1].running_mean))
 
 
-def test_a_layer_that_no_row_reaches_is_left_as_an_untrained_one():
+def test_a_layer_that_no_row_enters_keeps_its_statistics_and_is_named():
+    """It may be in use all the same: read by hand in eval mode, or entered in training only."""
+
+    class Heard(Hooks):
+        notes: ClassVar[list[str]] = []
+
+        def on_note(self, text):
+            self.notes.append(text)
+
     reached, other = nn.BatchNorm1d(4).double(), nn.BatchNorm1d(4).double()
     other.running_mean.fill_(5)
+    before = snapshot(other)
     model = as_module(reached, nn.Parameter(torch.ones(1, dtype=torch.float64)))
     model.reached, model.other = reached, other
-    recompute_statistics_(model, rows_of(drawn(9, 4)), engine_for(model))
-    fresh = nn.BatchNorm1d(4).double()
-    assert same_bytes(snapshot(other), snapshot(fresh)) and not same_bytes(snapshot(reached), snapshot(fresh))
+    recompute_statistics_(model, rows_of(drawn(9, 4)), engine_for(model, hooks=Heard()))
+    assert same_bytes(snapshot(other), before)
+    assert not same_bytes(snapshot(reached), snapshot(nn.BatchNorm1d(4).double()))
+    assert [note for note in Heard.notes if "no retain row entered other: running statistics there are still" in note]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -8,7 +8,7 @@ from excise import errors
 from excise.data import Rows
 from excise.data.batches import Batch
 from excise.train import Task, cross_entropy, forward_pair
-from excise.train.task import device_of
+from excise.train.task import device_of, require_class_targets
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, as_module, touched
 
@@ -195,3 +195,35 @@ def test_a_forward_without_a_gradient_is_refused_before_any_work():
     case = CASES["mlp"]
     with pytest.raises(errors.UnsupportedModel, match=r"the logits of .* on forget rows have no gradient"):
         Task(forward=forward).require_fit(case.make(), {"forget": Rows.all_of(case.data(4))})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_classes_of_the_network_are_accepted(dtype):
+    require_class_targets(torch.tensor([0, 3, 2], dtype=dtype), torch.zeros(3, 4), "Look", remedy="stop")
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (torch.zeros(3), r"torch\.float32 and shape \(3,\)"),
+        (torch.zeros(3, dtype=torch.bool), r"torch\.bool and shape \(3,\)"),
+        (torch.zeros(3, dtype=torch.complex64), r"torch\.complex64 and shape \(3,\)"),
+        (torch.zeros(3, 4, dtype=torch.int64), r"torch\.int64 and shape \(3, 4\)"),
+        (torch.zeros(2, dtype=torch.int64), r"torch\.int64 and shape \(2,\)"),
+        (torch.zeros((), dtype=torch.int64), r"torch\.int64 and shape \(\)"),
+    ],
+)
+def test_targets_that_are_not_one_class_a_row_are_refused(targets, found):
+    message = f"^Look: expected one integer class a row, found targets of {found} for 3 rows; stop$"
+    with pytest.raises(errors.BadData, match=message):
+        require_class_targets(targets, torch.zeros(3, 4), "Look", remedy="stop")
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_classes_that_the_network_does_not_have_are_refused_where_they_count(label):
+    targets, among = torch.tensor([0, label, 1]), torch.tensor([True, False, True])
+    require_class_targets(targets, torch.zeros(3, 4), "Look", remedy="stop", among=among)
+    message = f"^Look: expected classes from 0 to 3, those of the network, found {label}; correct the labels$"
+    for rows in (None, ~among):
+        with pytest.raises(errors.BadData, match=message):
+            require_class_targets(targets, torch.zeros(3, 4), "Look", remedy="stop", among=rows)

@@ -26,12 +26,14 @@ from excise.localize import (
     Mean,
     Random,
     Reduction,
+    Region,
     Shallowest,
     Top,
     WeightGradient,
 )
 from excise.localize.scores import Granularity
 from excise.recipes import RECIPES, Recipe
+from excise.train.plan import TrainPlan
 
 CRITERIA: dict[str, Callable[[], Localizer]] = {
     "weight-gradient": WeightGradient,
@@ -48,8 +50,8 @@ CRITERIA: dict[str, Callable[[], Localizer]] = {
 GRANULARITIES: dict[str, Granularity] = {word: word for word in typing.get_args(Granularity)}
 
 
-def read_recipe(name: str, settings: list[str] | None) -> Recipe:
-    """Give a recipe by name, with `key=value` settings.
+def read_recipe(name: str, settings: list[str] | None, plan: object = None) -> Recipe:
+    """Give a recipe by name, with `key=value` settings; one that needs a plan takes that of `--plan`, if it is a `TrainPlan`.
 
     Raises:
         errors.BadRequest: unknown recipe or setting, with the nearest name; or a value of the wrong kind.
@@ -66,9 +68,12 @@ def read_recipe(name: str, settings: list[str] | None) -> Recipe:
             )
         read = READERS.get(key)
         options[key] = read(value) if read else _converted(name, key, value, known[key].annotation)
+    if "plan" in known and "plan" not in options and isinstance(plan, TrainPlan):
+        options["plan"] = plan
     required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
     if required:
-        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…")
+        how = "; a plan is a .toml file with the fields of a TrainPlan" if required[0] == "plan" else ""
+        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…{how}")
     return make(**options)
 
 
@@ -89,8 +94,8 @@ def _plain(value: Any) -> str:
     return params.digest({"": value}) if isinstance(value, Tensor) else repr(value)
 
 
-def read_criterion(words: str) -> Localizer:
-    """Give a localizer by name."""
+def read_criterion(words: str) -> Localizer | Region:
+    """Give a localizer by name; what another package offers under it may be a region."""
     return known_word("--criterion", words, CRITERIA, offers.WHERE)()
 
 

@@ -27,6 +27,7 @@ def run(
     settings: list[str] | None,
     mask: Path | None,
     plan: str | None,
+    holdout: str | None,
     keep_statistics: bool,
     data_root: Path | None,
     seed: int,
@@ -35,9 +36,10 @@ def run(
 ) -> tuple[dict[str, Any], int]:
     """Forget rows and write the run directory."""
     to = show.console(quiet=quiet)
-    how, trained_by = choices.read_recipe(recipe, settings), tables.read_plan(plan)
+    trained_by = tables.read_plan(plan)
+    how = choices.read_recipe(recipe, settings, trained_by)
     problem = tables.read_problem(
-        model=model, weights=weights, data=data, forget=forget, device=device, data_root=data_root
+        model=model, weights=weights, data=data, forget=forget, device=device, holdout=holdout, data_root=data_root
     )
     allowed = None if mask is None else tables.read_mask(mask)
     request: dict[str, Any] = {
@@ -48,6 +50,7 @@ def run(
         "settings": choices.recipe_values(how),
         "mask": None if allowed is None else allowed.digest,
         "plan": plan,
+        "holdout": holdout,
         "plan_values": tables.plan_values(trained_by),
         "keep_statistics": keep_statistics,
         "seed": seed,
@@ -101,7 +104,7 @@ def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) ->
         f"others are bit-identical (frozen digest {found['frozen_digest_after'][:16]}…, the same before and after).",
     )
     if found.get("recomputed"):
-        show.say(to, "Batch normalisation's running statistics were made anew from the retained rows.")
+        show.say(to, "Batch normalisation's running statistics were recomputed from the retained rows.")
     of_retraining = "" if share is None else f", {show.percent(share)} % of a retraining"
     show.say(to, f"{found['seconds']:.1f} s, {found['trained_rows']:,} rows forward and backward{of_retraining}.")
     show.say(to, f"Wrote {found['out']}")

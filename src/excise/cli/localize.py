@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from excise import checks, store
-from excise.cli import choices, show, tables
+from excise import store
+from excise.cli import show, tables
 from excise.cli.places import read_place
 from excise.pipeline.unlearned import MASK
 
@@ -19,13 +19,13 @@ def run(
     forget: Path,
     out: Path,
     criterion: str,
-    budget: float,
-    granularity: str,
-    count: str,
-    scope: str,
+    budget: float | None,
+    granularity: str | None,
+    count: str | None,
+    scope: str | None,
     lowest: bool,
     partial: bool,
-    reduction: str,
+    reduction: str | None,
     data_root: Path | None,
     seed: int,
     device: str,
@@ -33,14 +33,13 @@ def run(
 ) -> tuple[dict[str, Any], int]:
     """Score, select, and write the mask."""
     to = show.console(quiet=quiet)
-    checks.require_fraction("--budget", budget)
-    place = read_place(
+    place, options = read_place(
         criterion,
         budget=budget,
         granularity=granularity,
         count=count,
         scope=scope,
-        reduction=choices.read_reduction(reduction),
+        reduction=reduction,
         lowest=lowest,
         partial=partial,
     )
@@ -51,13 +50,7 @@ def run(
         "command": "localize",
         **problem.request,
         "criterion": criterion,
-        "budget": budget,
-        "granularity": granularity,
-        "count": count,
-        "scope": scope,
-        "lowest": lowest,
-        "partial": partial,
-        "reduction": reduction,
+        **options,
         "seed": seed,
     }
     directory = store.RunDirectory(out, request)

@@ -89,6 +89,10 @@ Forget = Annotated[
     Path, typer.Option(help="Row ids to forget: a text file of integers, or a .npy of integers or booleans.")
 ]
 Test = Annotated[str | None, typer.Option("--test", help="pkg.mod:test; built-in data bring their own.")]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="pkg.mod:rows never trained on, for recipes that need them (SCRUBPlusR)."),
+]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder to look for built-in data in first.")]
 Plan = Annotated[
     str | None, typer.Option(help="How the network was trained: a TrainPlan as TOML or JSON, or pkg.mod:name.")
@@ -142,6 +146,7 @@ def unlearn(
     settings: Settings = None,
     mask: Annotated[Path | None, typer.Option(help="A mask of `excise localize`; a promise for any recipe.")] = None,
     plan: Plan = None,
+    holdout: Holdout = None,
     keep_statistics: Annotated[
         bool, typer.Option("--keep-statistics", help="Do not recompute batch normalisation's statistics from retain.")
     ] = False,
@@ -165,15 +170,22 @@ def localize(
     forget: Forget,
     out: Out,
     criterion: Annotated[str, typer.Option(help=_CRITERION)] = "weight-gradient",
-    budget: Annotated[float, typer.Option(help="Share of the weights to choose, 0 to 1.")] = 0.3,
-    granularity: Annotated[str, typer.Option(help="channel, weight or module.")] = "channel",
-    count: Annotated[str, typer.Option(help="What the budget is a share of: weights or channels.")] = "weights",
+    budget: Annotated[
+        float | None, typer.Option(help="Share of the weights to choose, 0 to 1; 0.3 if left out.")
+    ] = None,
+    granularity: Annotated[str | None, typer.Option(help="channel (if left out), weight or module.")] = None,
+    count: Annotated[
+        str | None, typer.Option(help="What the budget is a share of: weights (if left out) or channels.")
+    ] = None,
     scope: Annotated[
-        str, typer.Option(help="One budget for the network, or the same share of each layer.")
-    ] = "network",
+        str | None,
+        typer.Option(help="network (if left out), one budget for all of it; or layer, the same share of each."),
+    ] = None,
     lowest: Annotated[bool, typer.Option("--lowest", help="Choose the lowest scores.")] = False,
     partial: Annotated[bool, typer.Option("--partial", help="Cut the last channel or module in part.")] = False,
-    reduction: Annotated[str, typer.Option(help="top:SHARE of a channel's weights, or mean.")] = "top:0.1",
+    reduction: Annotated[
+        str | None, typer.Option(help="top:SHARE of a channel's weights, or mean; top:0.1 if left out.")
+    ] = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",

@@ -1,4 +1,4 @@
-"""Recipes, methods and criteria of other packages, beside the tables of our own."""
+"""Recipes, methods, criteria and regions of other packages, beside the tables of our own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from excise import errors, plugins
-from excise.localize import Localizer
+from excise.localize import Localizer, Region
 from excise.methods import Method
 from excise.recipes import RECIPES, Recipe, table
 
@@ -35,7 +35,7 @@ def warn_of_clash(groups: Groups, name: str, built_in: Collection[str]) -> None:
 
 
 def maker(groups: Groups, name: str) -> Callable[..., Any]:
-    """Give what makes a recipe or a localizer, with the parameters of the package's own class or function.
+    """Give what makes a recipe, or a localizer or a region, with the parameters of the package's own class or function.
 
     Raises:
         errors.BadRequest: the package cannot be loaded, or offers nothing that can be called; and, when called, one that
@@ -44,7 +44,7 @@ def maker(groups: Groups, name: str) -> Callable[..., Any]:
     group = next(group for group in groups if name in plugins.names(group))
     offered, origin = plugins.load(group, name), plugins.origins(group, name)[0]
     what = f"{group}: {name!r} of {origin}"
-    kinds: tuple[type, ...] = (Localizer,) if group == plugins.LOCALIZERS else (Recipe, Method)
+    kinds: tuple[type, ...] = (Localizer, Region) if group == plugins.LOCALIZERS else (Recipe, Method)
     expected = " or ".join(f"a {kind.__name__}" for kind in kinds)
     if not callable(offered) or isinstance(offered, kinds):
         raise errors.BadRequest(
@@ -111,7 +111,7 @@ def _row(name: str) -> dict[str, Any]:
     return {**row, "paper": f"(needs {needed})", "method": make.__name__}
 
 
-def clashes() -> list[str]:
-    """Say which offers of other packages are hidden by recipes of ours."""
-    found = (plugins.clash(group, name, RECIPES) for group in HOW for name in plugins.names(group))
+def clashes(groups: Groups, built_in: Collection[str]) -> list[str]:
+    """Say which offers of other packages are hidden by names of ours."""
+    found = (plugins.clash(group, name, built_in) for group in groups for name in plugins.names(group))
     return [clash for clash in found if clash]

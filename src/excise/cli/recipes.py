@@ -6,6 +6,8 @@ import textwrap
 from typing import Any
 
 from excise.cli import offers, show
+from excise.cli.places import NAMES
+from excise.recipes import RECIPES
 
 
 def run(*, quiet: bool) -> tuple[list[dict[str, Any]], int]:
@@ -20,7 +22,7 @@ def run(*, quiet: bool) -> tuple[list[dict[str, Any]], int]:
             if words:
                 show.say(to, textwrap.fill(f"  {what:5}  {words}", to.width, subsequent_indent=" " * 9))
         to.print()
-    for clash in offers.clashes():
+    for clash in (*offers.clashes(offers.HOW, RECIPES), *offers.clashes(offers.WHERE, NAMES)):
         show.say(to, f"Note: {clash}.")
     show.say(to, "The values shown are the defaults; each takes another with `excise unlearn --set key=value`.")
     return rows, 0

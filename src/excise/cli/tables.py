@@ -1,4 +1,7 @@
-"""Strings to objects, once: networks, data, ids, plans, recipes, criteria. Every table has its one home here."""
+"""Strings to objects, once: networks, data, ids, plans, masks; and how a word is looked up in any table.
+
+Recipes and criteria are read in `choices`, places in `places`.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,7 @@ def read_problem(
     forget: Path,
     device: str,
     test: str | None = None,
+    holdout: str | None = None,
     data_root: Path | None = None,
 ) -> Problem:
     """Build the network, load its weights, read the data and the ids; refuse what does not fit.
@@ -72,7 +76,8 @@ def read_problem(
     num_rows = len(as_source(train))
     if num_rows == 0:
         raise errors.BadData(f"--data: expected training rows, found an empty data set in {data}")
-    split = Split(train, forget=read_ids(forget, num_rows), test=held_out)
+    unseen = None if holdout is None else _rows(holdout, "--holdout")
+    split = Split(train, forget=read_ids(forget, num_rows), test=held_out, holdout=unseen)
     request = {
         "model": model,
         "weights": str(weights),

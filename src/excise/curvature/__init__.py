@@ -1,6 +1,12 @@
 """The slope and the curvature of rows' losses: a network and rows in, gradients, products and solutions out."""
 
-from excise.curvature.fisher import Importance, fisher_product, require_importance, squared_gradients
+from excise.curvature.fisher import (
+    Importance,
+    fisher_product,
+    forget_and_all_importances,
+    require_importance,
+    squared_gradients,
+)
 from excise.curvature.gradient import (
     Accumulate,
     example_gradients,
@@ -20,6 +26,7 @@ __all__ = [
     "example_gradients",
     "fisher_product",
     "flat",
+    "forget_and_all_importances",
     "num_chunks",
     "published_woodfisher",
     "require_accumulate",

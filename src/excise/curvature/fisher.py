@@ -7,19 +7,76 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from excise import errors, seeds
-from excise.curvature.gradient import Gradient, batch_gradients, example_gradients, flat, resting, trainable
+from excise import checks, errors, seeds
+from excise.curvature.gradient import (
+    Gradient,
+    batch_gradients,
+    example_gradients,
+    flat,
+    num_chunks,
+    resting,
+    trainable,
+)
+from excise.data.batches import num_batches
 from excise.data.rows import Rows
+from excise.data.split import Split
 from excise.train.engine import Engine
 
 Importance = Literal["example", "batch-means"]
 IMPORTANCES: tuple[Importance, ...] = ("example", "batch-means")
 
 
-def require_importance(value: str) -> None:
-    """Refuse a word that is no way to square gradients."""
-    if value not in IMPORTANCES:
-        raise errors.BadRequest(f"importance: expected one of {', '.join(IMPORTANCES)}, found {value!r}")
+def require_importance(
+    importance: str, *, batch_size: int, forget_batch_size: int | None, examples_at_once: int | None
+) -> None:
+    """Refuse a word that is no way to square gradients, and sizes below 1."""
+    if importance not in IMPORTANCES:
+        raise errors.BadRequest(f"importance: expected one of {', '.join(IMPORTANCES)}, found {importance!r}")
+    checks.require_positive_int("batch_size", batch_size)
+    for name, size in (("forget_batch_size", forget_batch_size), ("examples_at_once", examples_at_once)):
+        if size is not None:
+            checks.require_positive_int(name, size)
+
+
+def forget_and_all_importances(
+    model: nn.Module,
+    split: Split,
+    engine: Engine,
+    *,
+    stage: str,
+    importance: Importance,
+    batch_size: int,
+    forget_batch_size: int | None,
+    examples_at_once: int | None,
+) -> tuple[Gradient, Gradient]:
+    """Give `squared_gradients` over the forget rows, then over all training rows: two stages that hooks hear of.
+
+    Args:
+        model: left as it was.
+        split: which rows to forget.
+        engine: task and hooks; counts the cost.
+        stage: what hooks hear that this is for.
+        importance: see `squared_gradients`, as the others.
+        batch_size: examples a batch, for `batch-means`.
+        forget_batch_size: forget rows a batch, for `batch-means`; `batch_size` if None.
+        examples_at_once: gradients held at once, for `example`; None to fit the network's size.
+
+    Raises:
+        errors.Diverged: a loss is not finite.
+    """
+
+    def over(rows: Rows, size: int) -> Gradient:
+        single = importance == "example"
+        engine.hooks.on_stage(
+            stage, num_chunks(model, rows, examples_at_once) if single else num_batches(len(rows), size)
+        )
+        found = squared_gradients(
+            model, rows, engine, importance=importance, batch_size=size, examples_at_once=examples_at_once
+        )
+        engine.hooks.on_stage_end(stage)
+        return found
+
+    return over(split.forget, forget_batch_size or batch_size), over(split.train, batch_size)
 
 
 def squared_gradients(

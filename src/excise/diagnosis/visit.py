@@ -77,7 +77,10 @@ def doctor(
         heard: dict[str, Rows] = {}
         found += examined("the data", lambda: _rows(split, seed, watching, heard))
         if not any(one.severity == "error" for one in found):
-            found += _runs(model, split, heard, task, seed, watching)
+            found += examined(
+                "the network",
+                lambda: _runs(params.shadow_of(model, trainable=True), split, heard, task, seed, watching),
+            )
     return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
 
 

@@ -6,6 +6,7 @@ from excise.localize.critical import CriticalChannels, CriticalRow
 from excise.localize.cut import Cut
 from excise.localize.depth import Deepest, Shallowest
 from excise.localize.fisher_ratio import FisherRatio
+from excise.localize.given import Given
 from excise.localize.gradient import Gradient
 from excise.localize.gradient_difference import GradientDifference
 from excise.localize.granularity import Mean, Reduction, Top
@@ -27,6 +28,7 @@ __all__ = [
     "Deepest",
     "Everything",
     "FisherRatio",
+    "Given",
     "Gradient",
     "GradientDifference",
     "Head",

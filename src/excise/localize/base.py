@@ -109,7 +109,8 @@ def require_localizer(value: object) -> None:
 def _checked(
     model: nn.Module, split: Split, task: Task, seed: int, hooks: Hooks | None, *, reads_retain: bool
 ) -> tuple[nn.Module, Engine]:
-    own = params.unwrapped(model)
+    params.require_parameters(model)
+    own = params.shadow_of(model, trainable=True)
     with seeds.isolated(seed, "probe"):
         task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if reads_retain else {}))
     return own, Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks())

@@ -17,7 +17,7 @@ from excise.localize.base import Region
 from excise.localize.select import budget_in_weights
 from excise.masks import Mask
 from excise.train.engine import Engine
-from excise.train.task import device_of
+from excise.train.task import device_of, require_class_targets
 
 Channel = tuple[str, int]
 """A parameter's name and an index along its first axis."""
@@ -52,8 +52,8 @@ class CriticalChannels(Region):
     All in eval mode.
 
     A channel is a row of a parameter with two axes or more, and a single weight of any other, as everywhere here; what the
-    user froze is none. At most every channel is put at zero for a row, then the search gives up on it and says how many
-    such rows there were (`Hooks.on_note`); `search` tells more.
+    user froze is none. The search gives up on a row with every channel at zero, or `max_channels`, and ends where the budget
+    does; it says how many rows keep their label, and why (`Hooks.on_note`). `search` tells more.
 
     Reads forget and retain. Cost, for each forget row: channels put at zero times `num_draws` passes forward and backward over
     `batch_size` rows, and as many forward passes of x* alone, and one. Memory: a copy of the network, and a gradient.
@@ -76,8 +76,9 @@ class CriticalChannels(Region):
         noise: norm of a row's noise as a share of the row's own; 0 for one pass without noise.
 
     Raises:
-        errors.BadRequest: an option out of range; (when called) inputs that noise cannot be added to, targets that are no
-            labels, a budget that does not pay for the first channel.
+        errors.BadRequest: an option out of range; (when called) inputs that noise cannot be added to, a budget that does not
+            pay for the first channel.
+        errors.BadData: (when called) targets that are no integer classes of the network.
         errors.Diverged: (when called) a loss or a gradient that is not finite.
     """
 
@@ -132,11 +133,24 @@ class CriticalChannels(Region):
             raise errors.BadRequest(
                 f"a budget of {self.budget_fraction:g} of the weights does not pay for the first critical channel; raise it"
             )
-        kept = sum(not row.flipped and len(row.channels) == len(work.channels) for row in found)
-        if kept:
-            engine.hooks.on_note(f"{kept} forget rows keep their label even with all channels at zero")
+        self._tell_kept(found, len(split.forget), len(work.channels), engine)
         engine.hooks.on_stage_end("localize")
         return tuple(found)
+
+    def _tell_kept(self, found: Sequence[CriticalRow], num_rows: int, num_channels: int, engine: Engine) -> None:
+        """Say how many rows keep their label, and why."""
+        given_up = [len(row.channels) for row in found if not row.flipped]
+        off = sum(count == num_channels for count in given_up)
+        held = sum(count == self.max_channels != num_channels for count in given_up)
+        kept = len(given_up) + num_rows - len(found)
+        reasons = {
+            "with all channels at zero": off,
+            "at max_channels": held,
+            "not reached within the budget": kept - off - held,
+        }
+        if kept:
+            told = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+            engine.hooks.on_note(f"{kept} of {num_rows} forget rows keep their label: {told}")
 
     def _search_row(self, row: int, work: _Work, purse: _Purse, split: Split, engine: Engine) -> CriticalRow:
         compared = _compared(row, split, self.batch_size, engine)
@@ -257,13 +271,10 @@ def _predicted(model: nn.Module, target: Batch, engine: Engine) -> bool:
     """Say whether the network predicts a row's label."""
     logits, labels = engine.task.forward(model, target.content)
     engine.cost.count(forward=1)
-    found = logits.argmax(1)
-    if labels.shape != found.shape:
-        raise errors.BadRequest(
-            f"expected one label a row, to see when it is no longer predicted, found targets of shape {tuple(labels.shape)} "
-            f"for logits of shape {tuple(logits.shape)}; use a localizer that needs no prediction, such as WeightGradient"
-        )
-    return bool((found == labels).all())
+    require_class_targets(
+        labels, logits, "CriticalChannels", remedy="use a localizer that needs no prediction, such as WeightGradient"
+    )
+    return bool((logits.argmax(1) == labels).all())
 
 
 def _noisy(content: object, noise: float, draws: torch.Generator) -> tuple[object, ...]:

@@ -10,6 +10,7 @@ from excise import checks, errors
 from excise.data.split import Split
 from excise.localize.base import Localizer, Region, require_localizer
 from excise.localize.granularity import Reduction
+from excise.localize.random import require_same_unit
 from excise.localize.scores import Count, Granularity, Scope, require_cut
 from excise.masks import Mask
 from excise.train.engine import Engine
@@ -32,6 +33,10 @@ class Cut(Region):
         reduction: how a channel's scores become one, `Top(0.1)` if None.
         partial: with channels or modules, let the last one be cut so that the budget is met exactly.
         among: choose within this region only; it must hold whole parameters, and at least one that is not frozen.
+
+    Raises:
+        errors.BadRequest: options that do not go together.
+        errors.UnsupportedModel: (when called) the network has nothing to choose from in that region.
     """
 
     localizer: Localizer
@@ -49,6 +54,7 @@ class Cut(Region):
         require_localizer(self.localizer)
         checks.require_fraction("budget_fraction", self.budget_fraction)
         require_cut(self.granularity, self.count, self.scope, partial=self.partial)
+        require_same_unit(self.localizer, self.granularity)
 
     def __str__(self) -> str:
         end = " of each parameter" if self.scope == "layer" else ""
@@ -73,7 +79,7 @@ class Cut(Region):
         """Score, then select."""
         among = None if self.among is None else self.among.locate(model, split, engine)
         if among is not None and not effective(among, model).num_selected:
-            raise errors.BadRequest(
+            raise errors.UnsupportedModel(
                 f"among: {type(model).__name__} has no weights to choose from here: {self.among}; choose among others"
             )
         scores = self.localizer.score(model, split, engine)

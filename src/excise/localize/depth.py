@@ -12,7 +12,7 @@ from excise import errors
 from excise.curvature import trainable
 from excise.data.split import Split
 from excise.localize.base import Localizer
-from excise.localize.head import entered_modules, weights_by_module
+from excise.localize.order import entered_modules, weights_by_module
 from excise.localize.scores import Scores
 from excise.train.engine import Engine
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from excise import checks
-from excise.curvature import Importance, num_chunks, require_importance, squared_gradients
-from excise.data.batches import num_batches
-from excise.data.rows import Rows
+from excise.curvature import Importance, forget_and_all_importances, require_importance
 from excise.data.split import Split
 from excise.localize.base import Localizer
 from excise.localize.scores import Scores
@@ -55,10 +52,12 @@ class FisherRatio(Localizer):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require_importance(self.importance)
-        for name in ("batch_size", "forget_batch_size", "examples_at_once"):
-            if (size := getattr(self, name)) is not None:
-                checks.require_positive_int(name, size)
+        require_importance(
+            self.importance,
+            batch_size=self.batch_size,
+            forget_batch_size=self.forget_batch_size,
+            examples_at_once=self.examples_at_once,
+        )
 
     @property
     def reads_retain(self) -> bool:
@@ -73,8 +72,16 @@ class FisherRatio(Localizer):
             errors.Diverged: a loss is not finite.
             errors.BadRequest: a gradient is not.
         """
-        forget = self._importances(model, split.forget, engine, self.forget_batch_size or self.batch_size)
-        every = self._importances(model, split.train, engine, self.batch_size)
+        forget, every = forget_and_all_importances(
+            model,
+            split,
+            engine,
+            stage="localize",
+            importance=self.importance,
+            batch_size=self.batch_size,
+            forget_batch_size=self.forget_batch_size,
+            examples_at_once=self.examples_at_once,
+        )
         values = {}
         for name, theirs in forget.items():
             bound = torch.finfo(theirs.dtype).max
@@ -83,18 +90,3 @@ class FisherRatio(Localizer):
             neither = (theirs == 0) & (every[name] == 0)
             values[name] = theirs.div_(every[name]).masked_fill_(neither, 0.0).clamp_(max=bound)
         return Scores.of(model, values)
-
-    def _importances(self, model: nn.Module, rows: Rows, engine: Engine, batch_size: int) -> dict[str, Tensor]:
-        single = self.importance == "example"
-        steps = num_chunks(model, rows, self.examples_at_once) if single else num_batches(len(rows), batch_size)
-        engine.hooks.on_stage("localize", steps)
-        found = squared_gradients(
-            model,
-            rows,
-            engine,
-            importance=self.importance,
-            batch_size=batch_size,
-            examples_at_once=self.examples_at_once,
-        )
-        engine.hooks.on_stage_end("localize")
-        return found

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from excise import errors, params
-from excise.data.batches import batches
+from excise import errors
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.localize.base import Region
+from excise.localize.order import entered_modules
 from excise.masks import Mask
 from excise.train.engine import Engine
-from excise.train.task import Task, device_of
+from excise.train.task import Task
 
 
 @dataclass(frozen=True)
@@ -59,52 +58,7 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
     if not ran or (num_layers > 1 and head.num_selected == head.num_parameters):
         found = "one module holds all weights" if ran else "no module with weights runs in a forward pass"
         raise errors.UnsupportedModel(
-            f"{found} of {type(model).__name__}, so its head cannot be found; name it, as in DEL(head='classifier')"
+            f"{found} of {type(model).__name__}, so its head cannot be found; name it, as in Head('classifier') "
+            "(recipes that train a head take its name as head=)"
         )
     return head
-
-
-def entered_modules(model: nn.Module, rows: Rows, task: Task) -> list[str]:
-    """Name the modules with weights of their own in the order in which the first row enters them, in eval mode.
-
-    A module that is entered twice stands there twice. The network is left as it was.
-    """
-    ran: list[str] = []
-    handles = [
-        module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))
-        for module, name in _owners(model).items()
-    ]
-    try:
-        with params.untouched(model), torch.no_grad():
-            model.eval()
-            task.forward(model, next(iter(batches(rows.head(1), 1, device_of(model)))).content)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return ran
-
-
-def weights_by_module(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Give each module's own weights under the name that `entered_modules` knows it by; a tied weight stands twice."""
-    found: dict[str, list[nn.Parameter]] = {}
-    for module, owner in _owners(model).items():
-        found.setdefault(owner, []).extend(module.parameters(recurse=False))
-    return found
-
-
-def _owners(model: nn.Module) -> dict[nn.Module, str]:
-    """Give the modules that hold weights, and the name of the one that they belong to.
-
-    A parametrization belongs to the module whose weight it computes, and a list of parameters, which never runs, to the
-    module around it. Any other module belongs to itself.
-    """
-    found: dict[nn.Module, str] = {}
-    for name, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is None:
-            continue
-        owner = name.partition("parametrizations.")[0].removesuffix(".")
-        if isinstance(module, nn.ParameterList | nn.ParameterDict):
-            owner = name.rpartition(".")[0]
-            found[model.get_submodule(owner)] = owner
-        found[module] = owner
-    return found

@@ -11,6 +11,7 @@ from excise.data.split import Split
 from excise.localize.base import Region
 from excise.masks import Mask
 from excise.train.engine import Engine
+from excise.train.masked import effective
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Everything(Region):
         return False
 
     def locate(self, model: nn.Module, split: Split, engine: Engine) -> Mask:
-        """Give the full mask."""
-        return Mask.full(model)
+        """Give the mask."""
+        return effective(Mask.full(model), model)
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class Modules(Region):
 
     def __post_init__(self) -> None:
         """Check that something is named."""
-        if not self.names or not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
-            raise errors.BadRequest(f"names: expected a tuple of at least one module's name, found {self.names!r}")
+        several = isinstance(self.names, tuple | list) and all(isinstance(name, str) for name in self.names)
+        if not self.names or not several:
+            raise errors.BadRequest(f"names: expected at least one module's name in a tuple, found {self.names!r}")
+        object.__setattr__(self, "names", tuple(self.names))
 
     def __str__(self) -> str:
         return f"in {', '.join(self.names)}"

@@ -25,7 +25,7 @@ class Random(Localizer):
 
     All weights of a unit share one draw, so that whatever reduction a cut takes, units of any size have the same chance.
     (Were every weight drawn by itself, the highest tenth of a long row would be close to 0.95 each time, and rows would be
-    chosen by their length.) The unit should therefore be the granularity of the cut.
+    chosen by their length.) The unit must therefore be the granularity of the cut: `Cut` refuses another.
 
     Args:
         unit: what is drawn: a `channel` (see `excise.localize.granularity`), a `weight`, or a `module`.
@@ -57,6 +57,15 @@ class Random(Localizer):
             shape = (*shape[:1], *(1,) * (value.ndim - 1))
         drawn = torch.rand(shape, generator=seeds.generator(seed, "random", self.unit, purpose), dtype=torch.float32)
         return drawn.to(value.device).expand(value.shape)
+
+
+def require_same_unit(localizer: Localizer, granularity: Granularity) -> None:
+    """Refuse to cut random draws by another granularity than they were drawn by; other localizers have none."""
+    if isinstance(localizer, Random) and localizer.unit != granularity:
+        raise errors.BadRequest(
+            f"granularity: expected {localizer.unit}, the unit that Random draws, found {granularity}; "
+            f"give Random(unit={granularity!r})"
+        )
 
 
 @dataclass(frozen=True)

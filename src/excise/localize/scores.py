@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from excise import checks, errors, params
 from excise.localize.granularity import Reduction, Top, channel_scores
-from excise.localize.select import Cut, budget_in_weights, select_channels, select_weights
+from excise.localize.select import Remainder, budget_in_weights, select_channels, select_weights
 from excise.masks import Mask
 
 Granularity = Literal["weight", "channel", "module"]
@@ -232,7 +232,9 @@ def require_cut(granularity: str, count: str, scope: str, *, partial: bool) -> N
         )
 
 
-def _require_some(picked: Mapping[str, Tensor], cut: Cut, budget: int, sizes: Mapping[str, int], unit: str) -> None:
+def _require_some(
+    picked: Mapping[str, Tensor], cut: Remainder, budget: int, sizes: Mapping[str, int], unit: str
+) -> None:
     if not any(bool(rows.any()) for rows in picked.values()):
         raise errors.BadRequest(
             f"a budget of {budget} weights does not pay for the first {unit}, of {cut.name!r} "

@@ -45,7 +45,7 @@ def select_weights(scores: Mapping[str, Tensor], budget: int, *, lowest: bool = 
     return chosen
 
 
-class Cut(NamedTuple):
+class Remainder(NamedTuple):
     """The one channel that the budget ran out in, and how many of its weights it still paid for."""
 
     name: str
@@ -55,7 +55,7 @@ class Cut(NamedTuple):
 
 def select_channels(
     channels: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int, *, lowest: bool = False
-) -> tuple[dict[str, Tensor], Cut | None]:
+) -> tuple[dict[str, Tensor], Remainder | None]:
     """Choose channels from the highest down (or the lowest up) for as long as each fits whole into what is left of the budget.
 
     Stops at the first channel that does not fit, so that a larger budget always gives a superset.
@@ -84,7 +84,7 @@ def select_channels(
         return rows, None
     edge = int(order[whole])
     place = int(owner[edge])
-    return rows, Cut(names[place], edge - starts[place], left)
+    return rows, Remainder(names[place], edge - starts[place], left)
 
 
 def kth_largest(tensors: list[Tensor], k: int) -> float:

@@ -42,6 +42,11 @@ class TiedChannels(Region):
     def __str__(self) -> str:
         return "the channels tied to the forget rows" + ("" if self.shared else " alone")
 
+    @property
+    def reads_forget(self) -> bool:
+        """No: their ids are enough."""
+        return False
+
     def locate(self, model: nn.Module, split: Split, engine: Engine) -> Mask:
         """Give the mask of the gates' entries."""
         modules = [module for module in model.modules() if isinstance(module, ExampleTiedDropout)]

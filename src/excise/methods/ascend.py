@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from excise import checks, errors
-from excise.methods.base import Iterative, Need
+from excise import errors
+from excise.methods.base import Iterative, Need, require_forget_batch_size
 from excise.train.loop import Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
@@ -48,8 +47,7 @@ class Ascend(Iterative):
         require_statistics(self.buffers)
         if self.pace not in ("forget", "retain"):
             raise errors.BadRequest(f"pace: expected forget or retain, found {self.pace!r}")
-        if self.forget_batch_size is not None:
-            checks.require_positive_int("forget_batch_size", self.forget_batch_size)
+        require_forget_batch_size(self.forget_batch_size)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -64,10 +62,6 @@ class Ascend(Iterative):
     def paced_streams(self) -> tuple[Need, ...]:
         """Put the pacing stream first."""
         return ("retain", "forget") if self.pace == "retain" else ("forget",)
-
-    def batch_sizes(self) -> Mapping[str, int]:
-        """Give the forget rows' own batch size, if there is one."""
-        return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
 
     def objective(self, step: Step) -> Tensor:
         """Minus the mean loss of the forget batch."""

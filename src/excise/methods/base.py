@@ -10,15 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, final
 
+import torch
 from torch import Tensor, nn
 
+from excise import checks, errors, params, seeds
+from excise.data.batches import batches
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.train.engine import Engine
 from excise.train.loop import Pass, Passes, Step, fit_
 from excise.train.masked import Statistics, write_
-from excise.train.plan import TrainPlan
+from excise.train.plan import TrainPlan, require_plan
+from excise.train.task import device_of
 
 Need = Literal["forget", "retain", "holdout", "fresh"]
 NEEDS: tuple[Need, ...] = ("forget", "retain", "holdout", "fresh")
@@ -42,6 +46,20 @@ class Method(ABC):
         """Whether the method trains what a recipe may train besides its mask."""
         return False
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:  # noqa: B027
+        """Refuse, before any work, what this method could not do with this network and these rows; `model` is only looked at.
+
+        `excise.unlearn` asks a whole composition, which asks its parts, before the first of them runs. It is cheap and may be
+        asked more than once: it trains nothing, makes no pass that scores, and reads only rows that the method needs. By
+        default nothing is refused.
+
+        Args:
+            model: the network before the run; in a composition the parts before may have moved its weights by then.
+            split: the rows.
+            mask: coordinates that the method will surely be given; a part that finds its place later may be given more.
+            engine: that of the run.
+        """
+
     @abstractmethod
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Change `model` in place, inside `mask` only."""
@@ -62,14 +80,19 @@ class Wrapping(Method):
         """As the method."""
         return self.method.widens
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse what the method refuses."""
+        self.method.require(model, split, mask, engine)
+
 
 class Phased(Method):
     """A method of gradient steps, whose epochs consist of passes over rows, each with an objective of its own.
 
-    A subclass is a frozen dataclass with a `plan`.
+    A subclass is a frozen dataclass with a `plan`; with a `forget_batch_size` too, if its forget rows may have one.
     """
 
     plan: TrainPlan
+    forget_batch_size: int | None = None
 
     @abstractmethod
     def passes(self, model: nn.Module, split: Split, engine: Engine) -> Passes:
@@ -83,7 +106,11 @@ class Phased(Method):
 
     def batch_sizes(self) -> Mapping[str, int]:
         """Give the batch size of each stream that has one of its own; the plan's holds for the others."""
-        return {}
+        return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
+
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse what is no plan. A subclass that refuses more asks this one, too."""
+        require_plan(self.plan, type(self).__name__)
 
     @final
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
@@ -100,6 +127,7 @@ class Phased(Method):
         after_epoch: Callable[[int], None] | None = None,
     ) -> None:
         """Run the one loop on the method's passes, in place; `after_epoch` may look at the network after each epoch."""
+        require_plan(self.plan, type(self).__name__)
         fit_(
             model,
             self.passes(model, split, engine),
@@ -112,6 +140,28 @@ class Phased(Method):
             batch_sizes=self.batch_sizes(),
             after_epoch=after_epoch,
         )
+
+
+def require_method(name: str, value: object) -> None:
+    """Refuse what is no method."""
+    if not isinstance(value, Method):
+        found = type(value).__name__
+        raise errors.BadRequest(f"{name}: expected a method such as Finetune(plan=...), found {found}")
+
+
+@torch.no_grad()
+def answers(network: nn.Module, rows: Rows, engine: Engine) -> tuple[Tensor, Tensor]:
+    """Give a network's logits and the targets of the first rows, at most 8, in eval mode; nothing else moves."""
+    with seeds.isolated(engine.seed, "require"), params.untouched(network):
+        network.eval()
+        batch = next(batches(rows.head(8), 8, device_of(network)))
+        return engine.task.forward(network, batch.content)
+
+
+def require_forget_batch_size(size: int | None) -> None:
+    """Refuse a batch size of the forget rows' own that is neither None nor at least 1."""
+    if size is not None:
+        checks.require_positive_int("forget_batch_size", size)
 
 
 class Iterative(Phased):
@@ -154,4 +204,5 @@ class OneShot(Method):
     @final
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Write the edit through the enforcer, in place."""
+        self.require(model, split, mask, engine)
         write_(model, self.edit(model, split, mask, engine), mask)

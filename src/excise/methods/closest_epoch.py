@@ -18,7 +18,7 @@ from excise.masks import Mask
 from excise.methods.base import Need, Phased, Wrapping
 from excise.train.engine import Engine
 from excise.train.masked import effective, write_
-from excise.train.task import device_of
+from excise.train.task import device_of, forward_pair, require_class_targets
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class ClosestEpoch(Wrapping):
     holdout is used up by this choice; judge the result on test rows, which this never reads.
 
     Reads what the method reads, forget and holdout rows. Outside the mask nothing moves: weights are put back inside it
-    only, and buffers as they were after that epoch. Cost: what the method costs, one pass forward over forget before the
-    run and one after each epoch, one over holdout before the run and one over its rows of the forget rows' classes after
-    it. Memory: for each forget error that was met, and so at most once an epoch, a copy in the machine's main memory of
-    the mask's coordinates and of all buffers.
+    only, and buffers as they were after that epoch. Cost: what the method costs, one pass forward over forget after each
+    epoch, and one over the holdout's rows of the forget rows' classes after the run; with a `forward` of your own, one over
+    forget and one over holdout before it, and once more wherever it is checked, since nothing else tells their classes. Memory:
+    for each forget error that was met, and so at most once an epoch, a copy in the machine's main memory of the mask's
+    coordinates and of all buffers.
 
     Departs from the paper, whose holdout has the distribution of the forget rows by construction; here rows of their
     classes are chosen from it and weighted. A schedule that lowers the learning rate is that of the whole run, so an
@@ -53,7 +54,7 @@ class ClosestEpoch(Wrapping):
     Raises:
         errors.BadRequest: no such method; before any work, no holdout, or none of its rows in some of the forget rows'
             classes.
-        errors.BadData: before any work, targets that are no integer classes.
+        errors.BadData: before any work, targets that are no integer classes of the network.
     """
 
     method: Phased
@@ -69,6 +70,11 @@ class ClosestEpoch(Wrapping):
     def needs(self) -> frozenset[Need]:
         """What the method needs; forget and holdout rows to measure on."""
         return self.method.needs | {"forget", "holdout"}
+
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse a holdout that is missing or lacks a class of the forget rows, and what the method refuses."""
+        super().require(model, split, mask, engine)
+        self._comparable(model, split, engine)
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the method, in place, then put the closest epoch back."""
@@ -98,8 +104,8 @@ class ClosestEpoch(Wrapping):
                 "ClosestEpoch: expected rows that were never trained on, of the forget rows' classes, found none; "
                 "give them as Split(..., holdout=...)"
             )
-        counts = Counter(self._judged(model, split.forget, engine)[1].tolist())
-        unseen = self._judged(model, split.holdout, engine)[1]
+        counts = Counter(self._classes(model, split.forget, engine).tolist())
+        unseen = self._classes(model, split.holdout, engine)
         missing = sorted(set(counts) - set(unseen.tolist()))
         if missing:
             shown = ", ".join(str(name) for name in missing)
@@ -111,6 +117,13 @@ class ClosestEpoch(Wrapping):
         compared = torch.isin(unseen, torch.tensor(list(counts)))
         return shares, Rows(split.holdout.source, split.holdout.ids[compared])
 
+    def _classes(self, model: nn.Module, rows: Rows, engine: Engine) -> Tensor:
+        """Give the targets `[rows]`; only a `forward` of the user's own must be run to give them."""
+        if engine.task.forward is not forward_pair:
+            return self._judged(model, rows, engine)[1]
+        with seeds.isolated(engine.seed, "ClosestEpoch"):
+            return rows.labels()
+
     @torch.no_grad()
     def _judged(self, model: nn.Module, rows: Rows, engine: Engine) -> tuple[Tensor, Tensor]:
         """Give which rows the network gets wrong, and their targets, both `[rows]`; network and randomness are left alone."""
@@ -120,15 +133,13 @@ class ClosestEpoch(Wrapping):
             for batch in batches(rows, self.method.plan.batch_size, device_of(model)):
                 logits, targets = engine.task.forward(model, batch.content)
                 engine.cost.count(forward=len(batch))
-                kind = targets.dtype
-                if targets.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
-                    raise errors.BadData(
-                        f"ClosestEpoch: expected one integer class a row, found targets of {kind} and shape "
-                        f"{tuple(targets.shape)}; there is no share of wrong answers to compare"
-                    )
+                require_class_targets(targets, logits, "ClosestEpoch", remedy=_NO_SHARE)
                 wrong.append((logits.argmax(1) != targets).cpu())
                 wanted.append(targets.cpu())
         return torch.cat(wrong), torch.cat(wanted)
+
+
+_NO_SHARE = "there is no share of wrong answers to compare, so run the method by itself"
 
 
 def _weighted_error(shares: Mapping[int, Fraction], wrong: Tensor, targets: Tensor) -> Fraction:

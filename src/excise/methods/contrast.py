@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from excise import checks
-from excise.methods.base import Iterative, Need
+from excise.methods.base import Iterative, Need, require_forget_batch_size
 from excise.train.loop import Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
@@ -49,17 +48,12 @@ class Contrast(Iterative):
         """Check the options."""
         checks.require_fraction("alpha", self.alpha)
         require_statistics(self.buffers)
-        if self.forget_batch_size is not None:
-            checks.require_positive_int("forget_batch_size", self.forget_batch_size)
+        require_forget_batch_size(self.forget_batch_size)
 
     @property
     def statistics(self) -> Statistics:
         """As given."""
         return self.buffers
-
-    def batch_sizes(self) -> Mapping[str, int]:
-        """Give the forget rows' own batch size, if there is one."""
-        return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
 
     def objective(self, step: Step) -> Tensor:
         """The weighted difference of the two batches' mean losses."""

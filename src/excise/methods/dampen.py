@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import checks, errors
-from excise.curvature import Importance, num_chunks, require_importance, squared_gradients, trainable
-from excise.data.batches import num_batches
-from excise.data.rows import Rows
+from excise.curvature import Importance, forget_and_all_importances, require_importance, trainable
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Need, OneShot
@@ -65,32 +63,20 @@ class Dampen(OneShot):
         if not isinstance(self.selection, int | float) or isinstance(self.selection, bool) or not self.selection >= 0:
             raise errors.BadRequest(f"selection: expected a number of at least 0, found {self.selection!r}")
         checks.require_finite("dampening", self.dampening)
-        require_importance(self.importance)
-        for name in ("batch_size", "forget_batch_size", "examples_at_once"):
-            if (size := getattr(self, name)) is not None:
-                checks.require_positive_int(name, size)
+        require_importance(
+            self.importance,
+            batch_size=self.batch_size,
+            forget_batch_size=self.forget_batch_size,
+            examples_at_once=self.examples_at_once,
+        )
 
     @property
     def needs(self) -> frozenset[Need]:
         """Forget rows, and all rows."""
         return frozenset({"forget", "retain"})
 
-    @torch.no_grad()
-    def edit(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> Mapping[str, Tensor]:
-        """Give the dampened weights."""
-        self._require_reachable(split)
-        forget = self._importances(model, split.forget, engine, self.forget_batch_size or self.batch_size)
-        every = self._importances(model, split.train, engine, self.batch_size)
-        edited, own = {}, trainable(model)
-        for name in own:
-            theirs, whole = forget.pop(name), every.pop(name)
-            chosen = theirs > self.selection * whole  # so theirs > 0; inf * 0 is no number and chooses nothing
-            left = torch.where(chosen, self.dampening * whole / theirs, 1.0).clamp(max=1.0)
-            edited[name] = own[name] * left
-        return edited
-
-    def _require_reachable(self, split: Split) -> None:
-        """Refuse a selection that no weight can meet, before any pass."""
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse a selection that no weight can meet."""
         bound = len(split.train) / len(split.forget)
         if self.importance == "example" and bound <= self.selection < math.inf:
             raise errors.BadRequest(
@@ -98,17 +84,23 @@ class Dampen(OneShot):
                 f"times as important to them as to all, so {self.selection:g} would change nothing; give less than {bound:.3g}"
             )
 
-    def _importances(self, model: nn.Module, rows: Rows, engine: Engine, batch_size: int) -> dict[str, Tensor]:
-        single = self.importance == "example"
-        steps = num_chunks(model, rows, self.examples_at_once) if single else num_batches(len(rows), batch_size)
-        engine.hooks.on_stage(type(self).__name__, steps)
-        found = squared_gradients(
+    @torch.no_grad()
+    def edit(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> Mapping[str, Tensor]:
+        """Give the dampened weights."""
+        forget, every = forget_and_all_importances(
             model,
-            rows,
+            split,
             engine,
+            stage=type(self).__name__,
             importance=self.importance,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
+            forget_batch_size=self.forget_batch_size,
             examples_at_once=self.examples_at_once,
         )
-        engine.hooks.on_stage_end(type(self).__name__)
-        return found
+        edited, own = {}, trainable(model)
+        for name in own:
+            theirs, whole = forget.pop(name), every.pop(name)
+            chosen = theirs > self.selection * whole  # so theirs > 0; inf * 0 is no number and chooses nothing
+            left = torch.where(chosen, self.dampening * whole / theirs, 1.0).clamp(max=1.0)
+            edited[name] = own[name] * left
+        return edited

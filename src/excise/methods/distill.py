@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from excise import checks, errors, params, seeds
-from excise.data.batches import batches
+from excise import checks, errors, params
 from excise.data.split import Split
-from excise.methods.base import Need, Phased
+from excise.masks import Mask
+from excise.methods.base import Need, Phased, answers, require_forget_batch_size
 from excise.train.engine import Engine
 from excise.train.loop import Pass, Passes, Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
-from excise.train.task import device_of
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -31,7 +28,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         teacher: logits `[batch, classes]`, a constant.
         temperature: above 0.
 
-    >>> divergence(torch.zeros(1, 2), torch.zeros(1, 2)).tolist()
+    >>> divergence(Tensor([[0, 0]]), Tensor([[0, 0]])).tolist()
     [0.0]
     """
     mine, its = (_peak_at_zero(logits) / temperature for logits in (student, teacher.detach()))
@@ -82,7 +79,8 @@ class Distill(Phased):
         teacher: a network of the same classes on the same device; None for the one before the run.
 
     Raises:
-        errors.BadRequest: options out of range; before any work, a teacher of other classes, or none to be had.
+        errors.BadRequest: options out of range; before any work, a network of a single class, a teacher of other classes, or
+            none to be had.
     """
 
     plan: TrainPlan
@@ -103,8 +101,7 @@ class Distill(Phased):
         require_temperature(self.temperature)
         if self.first not in ("max", "min"):
             raise errors.BadRequest(f"first: expected max or min, found {self.first!r}")
-        if self.forget_batch_size is not None:
-            checks.require_positive_int("forget_batch_size", self.forget_batch_size)
+        require_forget_batch_size(self.forget_batch_size)
         if type(self.max_epochs) is not int or not 0 <= self.max_epochs <= self.plan.epochs:
             raise errors.BadRequest(
                 f"max_epochs: expected an integer from 0 to {self.plan.epochs}, the plan's epochs; found "
@@ -126,10 +123,6 @@ class Distill(Phased):
         """As given."""
         return self.buffers
 
-    def batch_sizes(self) -> Mapping[str, int]:
-        """Give the forget rows' own batch size, if there is one."""
-        return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
-
     def passes(self, model: nn.Module, split: Split, engine: Engine) -> Passes:
         """Give a max pass over forget, in the first epochs, and a min pass over retain."""
         teacher = self._teacher(model, split, engine)
@@ -138,17 +131,33 @@ class Distill(Phased):
         both = (away, near) if self.first == "max" else (near, away)
         return lambda epoch: both if epoch < self.max_epochs else (near,)
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse a network of a single class and a teacher of other classes, found by running at most 8 retain rows."""
+        super().require(model, split, mask, engine)
+        if not self._listens:
+            return
+        own, _ = answers(model, split.retain, engine)
+        require_classes("Distill", own)
+        if self.teacher is not None:
+            _require_same_classes(params.shadow_of(params.unwrapped(self.teacher)), own, split, engine)
+
+    @property
+    def _listens(self) -> bool:
+        """Whether a divergence is taken at all."""
+        return self.max_epochs > 0 or self.alpha > 0
+
     def _teacher(self, model: nn.Module, split: Split, engine: Engine) -> nn.Module | None:
-        if self.max_epochs == 0 and self.alpha == 0:
+        if not self._listens:
             return None
         if self.teacher is None:
             return engine.original_model()
         shadow = params.shadow_of(params.unwrapped(self.teacher))
-        _require_same_classes(shadow, model, split, engine)
+        _require_same_classes(shadow, answers(model, split.retain, engine)[0], split, engine)
         return shadow
 
     def _kl(self, step: Step, stream: str, logits: Tensor, teacher: nn.Module | None) -> Tensor:
         assert teacher is not None
+        require_classes("Distill", logits)
         each = divergence(logits, step.outputs_of(teacher, stream), self.temperature)
         return self.temperature**2 * each.mean()
 
@@ -170,14 +179,20 @@ def require_temperature(value: float) -> None:
         raise errors.BadRequest(f"temperature: expected a finite number above 0, found {value!r}")
 
 
-def _require_same_classes(teacher: nn.Module, model: nn.Module, split: Split, engine: Engine) -> None:
-    """Run both networks on at most 8 retain rows."""
-    with seeds.isolated(engine.seed, "Distill", "probe"), params.untouched(model), torch.no_grad():
-        model.eval()
-        batch = next(batches(split.retain.head(8), 8, device_of(model)))
-        found, own = (engine.task.forward(network, batch.content)[0].shape for network in (teacher, model))
-    if found != own:
+def require_classes(name: str, logits: Tensor) -> None:
+    """Refuse logits `[batch, classes]` of a single class."""
+    if logits.shape[1] < 2:
         raise errors.BadRequest(
-            f"teacher: expected logits of shape {tuple(own)}, as the network's, found {tuple(found)}; "
+            f"{name}: expected logits of two classes or more, found {logits.shape[1]}: a softmax over one class is always 1, "
+            "so that there is nothing to learn from a teacher; use a method of the loss, such as Finetune or Ascend"
+        )
+
+
+def _require_same_classes(teacher: nn.Module, own: Tensor, split: Split, engine: Engine) -> None:
+    """Refuse a teacher whose logits on the first retain rows have not the shape of the network's `own`."""
+    found, _ = answers(teacher, split.retain, engine)
+    if found.shape != own.shape:
+        raise errors.BadRequest(
+            f"teacher: expected logits of shape {tuple(own.shape)}, as the network's, found {tuple(found.shape)}; "
             "give a network of the same classes"
         )

@@ -53,6 +53,9 @@ class Partition(Method):
 
     Raises:
         errors.BadRequest: no methods, bounds or scores that do not fit, or a part without rows; before any work.
+
+    What a method refuses is refused before any work, too: of its own part where scores are given; else of all forget rows, and
+    of its part when its turn comes.
     """
 
     methods: tuple[Method, ...]
@@ -100,30 +103,43 @@ class Partition(Method):
         """Whether any method does."""
         return any(method.widens for method in self.methods)
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse scores and parts that do not fit the rows, and what the methods refuse, each of its part if that is known."""
+        self._cuts(len(split.forget))
+        self._require_scores(split)
+        known = self.memorization is not None or len(self.methods) == 1
+        splits = self._splits(split, self._parts(split, engine)) if known else [split] * len(self.methods)
+        for method, part in zip(self.methods, splits, strict=True):
+            method.require(model, part, mask, engine)
+
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the methods in order, in place, each on its part of the forget rows."""
-        parts = self._parts(split, engine)
-        gone = split.forget.ids[:0]
-        for place, (method, ids) in enumerate(zip(self.methods, parts, strict=True)):
+        self.require(model, split, mask, engine)
+        splits = self._splits(split, self._parts(split, engine))
+        for place, (method, part) in enumerate(zip(self.methods, splits, strict=True)):
             own = engine.reseeded(seeds.derive(engine.seed, "partition", place))
             if place and engine.original is not None:
                 own = replace(own, original=params.clone_model(model))
-            method.unlearn_(model, split.narrowed(ids, gone=gone), mask, own)
-            gone = torch.cat([gone, ids])
+            method.unlearn_(model, part, mask, own)
+
+    def _splits(self, split: Split, parts: list[Tensor]) -> list[Split]:
+        """Give each part's request, what came before it gone."""
+        before = [torch.cat([split.forget.ids[:0], *parts[:place]]) for place in range(len(parts))]
+        return [split.narrowed(ids, gone=gone) for ids, gone in zip(parts, before, strict=True)]
+
+    def _require_scores(self, split: Split) -> None:
+        if self.memorization is not None and len(self.memorization) != len(split.forget):
+            raise errors.BadRequest(
+                f"memorization: expected one score for each of {len(split.forget)} forget rows, found "
+                f"{len(self.memorization)}; give them in ascending order of the rows' ids"
+            )
 
     def _parts(self, split: Split, engine: Engine) -> list[Tensor]:
         """Give the ids of each part, low to high."""
         cuts = self._cuts(len(split.forget))
-        scores = self.memorization
-        if scores is not None and len(scores) != len(split.forget):
-            raise errors.BadRequest(
-                f"memorization: expected one score for each of {len(split.forget)} forget rows, found {len(scores)}; "
-                "give them in ascending order of the rows' ids"
-            )
         if len(self.methods) == 1:
             return [split.forget.ids]
-        if scores is None:
-            scores = self._losses(split.forget, engine)
+        scores = self._losses(split.forget, engine) if self.memorization is None else self.memorization
         order = scores.detach().cpu().argsort(stable=True)
         return list(split.forget.ids[order].tensor_split(cuts))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -10,15 +9,17 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from excise import checks, errors, seeds
+from excise import errors, seeds
 from excise.data.split import Split
-from excise.methods.base import Need, Phased
+from excise.masks import Mask
+from excise.methods.base import Need, Phased, answers, require_forget_batch_size
 from excise.train.engine import Engine
 from excise.train.loop import Pass, Passes, Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.task import require_class_targets
 
-Redraw = Literal["batch", "epoch", "once"]
+Renewal = Literal["batch", "epoch", "once"]
 Order = Literal["apart", "mixed"]
 
 
@@ -57,7 +58,7 @@ class Relabel(Phased):
     """
 
     plan: TrainPlan
-    redraw: Redraw = "batch"
+    redraw: Renewal = "batch"
     exclude_true: bool = True
     order: Order = "apart"
     forget_batch_size: int | None = None
@@ -66,17 +67,16 @@ class Relabel(Phased):
     def __post_init__(self) -> None:
         """Check the options."""
         require_statistics(self.buffers)
-        for name, known in (("redraw", get_args(Redraw)), ("order", get_args(Order)), ("exclude_true", (True, False))):
+        for name, known in (("redraw", get_args(Renewal)), ("order", get_args(Order)), ("exclude_true", (True, False))):
             if getattr(self, name) not in known:
                 expected = ", ".join(str(value) for value in known)
                 raise errors.BadRequest(f"{name}: expected one of {expected}, found {getattr(self, name)!r}")
-        if self.forget_batch_size is not None:
-            checks.require_positive_int("forget_batch_size", self.forget_batch_size)
-            if self.order == "mixed":
-                raise errors.BadRequest(
-                    f"forget_batch_size: expected None with order mixed, found {self.forget_batch_size}; forget rows have "
-                    "no batches of their own there; leave it out, or take the order apart"
-                )
+        require_forget_batch_size(self.forget_batch_size)
+        if self.forget_batch_size is not None and self.order == "mixed":
+            raise errors.BadRequest(
+                f"forget_batch_size: expected None with order mixed, found {self.forget_batch_size}; forget rows have "
+                "no batches of their own there; leave it out, or take the order apart"
+            )
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -88,9 +88,11 @@ class Relabel(Phased):
         """As given."""
         return self.buffers
 
-    def batch_sizes(self) -> Mapping[str, int]:
-        """Give the forget rows' own batch size, if there is one."""
-        return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse forget rows without classes to draw from, as at most 8 of them tell; the others are checked step by step."""
+        super().require(model, split, mask, engine)
+        logits, targets = answers(model, split.forget, engine)
+        self._require_classes(targets, logits)
 
     def passes(self, model: nn.Module, split: Split, engine: Engine) -> Passes:
         """Give one pass over forget with wrong labels and one over retain, or a single one over both."""
@@ -123,10 +125,15 @@ class Relabel(Phased):
         else:
             draws = fixed[place]
         labels = targets.to("cpu", copy=True)
-        _require_classes(labels, chosen, logits.shape[1])
+        self._require_classes(labels, logits, among=chosen)
         labels[chosen] = self._labels(draws[chosen], labels[chosen], logits.shape[1])
         wanted = labels.to(targets.device)
         return task.losses_of(logits, wanted, len(batch)).mean()
+
+    def _require_classes(self, targets: Tensor, logits: Tensor, among: Tensor | None = None) -> None:
+        _require_two_classes(logits.shape[1])
+        remedy = "use a method that draws no labels, such as Ascend"
+        require_class_targets(targets, logits, "Relabel", remedy=remedy, among=among)
 
     def _labels(self, draws: Tensor, true: Tensor, num_classes: int) -> Tensor:
         """Turn uniform numbers in [0, 1) into classes, all `[rows]`; the product stays below the number of classes."""
@@ -136,21 +143,9 @@ class Relabel(Phased):
         return others + (others >= true)
 
 
-def _require_classes(labels: Tensor, chosen: Tensor, num_classes: int) -> None:
+def _require_two_classes(num_classes: int) -> None:
     if num_classes < 2:
         raise errors.BadRequest(
             f"Relabel: expected a network of two classes or more to draw a wrong label from, found {num_classes}; "
             "use a method that draws no labels, such as Ascend"
-        )
-    kind = labels.dtype
-    if labels.ndim != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
-        raise errors.BadData(
-            f"Relabel: expected one integer class a row to replace, found targets of {kind} and shape "
-            f"{tuple(labels.shape)}; use a method that draws no labels, such as Ascend"
-        )
-    outside = (labels[chosen] < 0) | (labels[chosen] >= num_classes)
-    if bool(outside.any()):
-        raise errors.BadData(
-            f"Relabel: expected labels from 0 to {num_classes - 1}, the network's classes, found "
-            f"{int(labels[chosen][outside][0])} on a forget row; correct the labels"
         )

@@ -14,7 +14,7 @@ from excise.methods.base import Method, Need
 from excise.methods.finetune import Finetune
 from excise.train.engine import Engine
 from excise.train.masked import effective, held_modules, write_
-from excise.train.plan import TrainPlan
+from excise.train.plan import TrainPlan, require_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,10 @@ class Retrain(Method):
     """
 
     plan: TrainPlan
+
+    def __post_init__(self) -> None:
+        """Check that the plan is one."""
+        require_plan(self.plan, "Retrain")
 
     @property
     def needs(self) -> frozenset[Need]:

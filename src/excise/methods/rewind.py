@@ -56,12 +56,21 @@ class Rewind(Method):
         """Nothing."""
         return frozenset()
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse a checkpoint that does not fit."""
+        self._earlier(params.unwrapped(model))
+
+    def _earlier(self, model: nn.Module) -> nn.Module:
+        """Give a copy of the network that holds the checkpoint."""
+        earlier = params.clone_model(model)
+        params.load_strictly_(earlier, self.to, "the checkpoint to rewind to")
+        return earlier
+
     @torch.no_grad()
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Write the checkpoint inside the mask, in place."""
         model = params.unwrapped(model)
-        earlier = params.clone_model(model)
-        params.load_strictly_(earlier, self.to, "the checkpoint to rewind to")
+        earlier = self._earlier(model)
         write_(model, params.named_parameters(earlier), mask)
         held = set(held_modules(model, effective(mask, model), self.statistics))
         theirs = params.named_buffers(earlier)

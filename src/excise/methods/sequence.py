@@ -9,7 +9,7 @@ from torch import nn
 from excise import errors
 from excise.data.split import Split
 from excise.masks import Mask
-from excise.methods.base import Method, Need, Wrapping
+from excise.methods.base import Method, Need, Wrapping, require_method
 from excise.train.engine import Engine
 from excise.train.masked import Statistics, most_permissive
 
@@ -18,7 +18,7 @@ from excise.train.masked import Statistics, most_permissive
 class Sequence(Method):
     """Run methods one after another, each under the same mask.
 
-    Reads what its parts read; costs what they cost.
+    Reads what its parts read; costs what they cost. What any part refuses is refused before the first one runs.
 
     Args:
         methods: at least one.
@@ -28,7 +28,8 @@ class Sequence(Method):
 
     def __post_init__(self) -> None:
         """Check that there is something to run."""
-        if not self.methods or not all(isinstance(method, Method) for method in self.methods):
+        several = isinstance(self.methods, tuple | list) and all(isinstance(method, Method) for method in self.methods)
+        if not self.methods or not several:
             raise errors.BadRequest(f"Sequence: expected a tuple of at least one method, found {self.methods!r}")
 
     @property
@@ -46,8 +47,14 @@ class Sequence(Method):
         """Whether any part does."""
         return any(method.widens for method in self.methods)
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse what any part refuses."""
+        for method in self.methods:
+            method.require(model, split, mask, engine)
+
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the parts in order, in place."""
+        self.require(model, split, mask, engine)
         for method in self.methods:
             method.unlearn_(model, split, mask, engine)
 
@@ -61,9 +68,16 @@ class Widened(Wrapping):
 
     Args:
         method: what to run.
+
+    Raises:
+        errors.BadRequest: no method.
     """
 
     method: Method
+
+    def __post_init__(self) -> None:
+        """Check that there is a method."""
+        require_method("Widened", self.method)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -74,6 +88,10 @@ class Widened(Wrapping):
     def widens(self) -> bool:
         """Yes."""
         return True
+
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse what the method refuses under the wider mask."""
+        self.method.require(model, split, mask | engine.besides, engine)
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the method, in place, with `engine.besides` added to the mask."""

@@ -12,7 +12,7 @@ from excise.localize.base import Region
 from excise.localize.modules import Everything
 from excise.masks import Mask
 from excise.methods.base import Method, Need, OneShot, Wrapping
-from excise.methods.within import read_by, require_parts
+from excise.methods.within import foreseen, read_by, require_parts
 from excise.train.engine import Engine
 
 
@@ -41,7 +41,8 @@ class Soften(Wrapping):
         among: where that is done; besides, outside of it, the gradient is left as it is.
 
     Raises:
-        errors.BadRequest: a method at one stroke, no region, or one inside another, when it is run.
+        errors.BadRequest: a method at one stroke, or no region; before any work, one inside another, and what the method and
+            a region that needs no pass refuse.
     """
 
     method: Method
@@ -67,9 +68,16 @@ class Soften(Wrapping):
         """Yes."""
         return True
 
-    def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
-        """Run the method, in place, with `engine.besides` added to the mask and its gradients scaled there."""
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse one inside another, a region that is not there, and what the method refuses under the wider mask."""
         if engine.slow is not None:
             raise errors.BadRequest("Soften: gradients are softened already; put one Soften around the other's method")
+        foreseen(self.among, model, split, engine)
+        softened = replace(engine, slow=(Mask.empty(model), self.outside))
+        self.method.require(model, split, mask | engine.besides, softened)
+
+    def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Run the method, in place, with `engine.besides` added to the mask and its gradients scaled there."""
+        self.require(model, split, mask, engine)
         slow = self.among.locate(model, split, engine) - mask
         self.method.unlearn_(model, split, mask | engine.besides, replace(engine, slow=(slow, self.outside)))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from excise import checks, errors, params, seeds
 from excise.data.rows import Rows
 from excise.data.split import Split
-from excise.methods.base import Need, Phased
-from excise.methods.distill import divergence, require_temperature
+from excise.masks import Mask
+from excise.methods.base import Need, Phased, answers
+from excise.methods.distill import divergence, require_classes, require_temperature
 from excise.train.engine import Engine
 from excise.train.loop import Pass, Passes, Step
 from excise.train.masked import Statistics, require_statistics
@@ -33,8 +34,9 @@ class TwoTeachers(Phased):
     `plan.epochs` passes forward and backward over forget and the sample, and a teacher's forward pass beside each batch
     for each kind of row in it, so two for most. Memory: one more network, and activations of the teachers.
 
-    Departs from the published code, whose divergence is also averaged over classes, so that it learns at 1/C of the rate
-    (`reduction="mean"`); and which leaves the student in whatever mode it came, here training.
+    Departs from the published code, whose divergence is also averaged over classes (`reduction="mean"`): SGD then learns at
+    1/C of the rate, while Adam, which that code takes, divides the factor out again but for its epsilon; and which leaves
+    the student in whatever mode it came, here training.
 
     References:
         Chundawat, Tarun, Mandal, Kankanhalli, "Can Bad Teaching Induce Forgetting? Unlearning in Deep Networks Using an
@@ -49,8 +51,8 @@ class TwoTeachers(Phased):
             student in training mode.
 
     Raises:
-        errors.BadRequest: options out of range; before any work, a share that is less than one retain row, no way to make
-            an untrained network, or no original.
+        errors.BadRequest: options out of range; before any work, a share that is less than one retain row, logits of
+            a single class, no way to make an untrained network, or no original.
     """
 
     plan: TrainPlan
@@ -77,16 +79,28 @@ class TwoTeachers(Phased):
         """As given."""
         return self.buffers
 
-    def rows(self, split: Split, engine: Engine) -> Mapping[str, Rows]:
-        """Give the forget rows and the sample of the retain rows, as one stream `mixed`."""
-        if not self.retain_fraction:
-            return {"mixed": split.forget}
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse a share of less than one retain row, and logits of a single class."""
+        super().require(model, split, mask, engine)
+        if self.retain_fraction:
+            self._num_retained(split)
+        require_classes("TwoTeachers", answers(model, split.forget, engine)[0])
+
+    def _num_retained(self, split: Split) -> int:
+        """Give how many retain rows take part."""
         count = math.floor(self.retain_fraction * len(split.retain) + 1e-9)  # 0.29 * 100 is 28.999999999999996
         if count == 0:
             raise errors.BadRequest(
                 f"retain_fraction: {self.retain_fraction:g} of {len(split.retain)} retain rows is less than one row; "
                 "raise it, or give 0 to use none"
             )
+        return count
+
+    def rows(self, split: Split, engine: Engine) -> Mapping[str, Rows]:
+        """Give the forget rows and the sample of the retain rows, as one stream `mixed`."""
+        if not self.retain_fraction:
+            return {"mixed": split.forget}
+        count = self._num_retained(split)
         order = torch.randperm(len(split.retain), generator=seeds.generator(engine.seed, "retain sample"))
         ids = torch.cat([split.forget.ids, split.retain.ids[order[:count]]]).sort().values
         return {"mixed": Rows(split.train.source, ids)}
@@ -98,6 +112,7 @@ class TwoTeachers(Phased):
 
         def objective(step: Step) -> Tensor:
             logits, _ = step.outputs("mixed")
+            require_classes("TwoTeachers", logits)
             forget = torch.isin(step.batches["mixed"].ids, split.forget.ids)
             each = divergence(logits, _answers(step, forget, bad, good), self.temperature).mean()
             return each if self.reduction == "batchmean" else each / logits.shape[1]

@@ -9,8 +9,12 @@ from torch import nn
 from excise import errors
 from excise.data.split import Split
 from excise.localize.base import Region
+from excise.localize.given import Given
+from excise.localize.head import Head
+from excise.localize.last_layers import LastLayers
+from excise.localize.modules import Convolutions, Everything, Modules
 from excise.masks import Mask
-from excise.methods.base import Method, Need, Wrapping
+from excise.methods.base import Method, Need, Wrapping, require_method
 from excise.train.engine import Engine
 
 
@@ -30,7 +34,8 @@ class Within(Wrapping):
         where: the region.
 
     Raises:
-        errors.BadRequest: no method, or no region.
+        errors.BadRequest: no method, or no region; before any work, what the method refuses, and layers that are not there.
+        errors.MaskMismatch: before any work, a module that is not there, or a given mask of another network.
     """
 
     method: Method
@@ -45,6 +50,11 @@ class Within(Wrapping):
         """What the method needs, and what the region reads."""
         return self.method.needs | read_by(self.where)
 
+    def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
+        """Refuse a region that cannot be found, where no pass is needed to tell, and what the method refuses there."""
+        place = foreseen(self.where, model, split, engine)
+        self.method.require(model, split, Mask.empty(model) if place is None else mask & place, engine)
+
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Find the region, then run the method, in place."""
         self.method.unlearn_(model, split, mask & self.where.locate(model, split, engine), engine)
@@ -56,9 +66,18 @@ def read_by(region: Region) -> frozenset[Need]:
     return frozenset(name for name, reads in found.items() if reads)
 
 
+def foreseen(region: Region, model: nn.Module, split: Split, engine: Engine) -> Mask | None:
+    """Give the mask of a region that no weight's value decides; None for others, which are found when their turn comes.
+
+    One forget row is run at most, for `LastLayers` and for a `Head` without a name.
+    """
+    known = isinstance(region, Everything | Modules | Convolutions | Given | Head | LastLayers)
+    return region.locate(model, split, engine) if known else None
+
+
 def require_parts(name: str, method: object, region: object) -> None:
     """Refuse what is no method, or no region."""
-    for value, kind, such in ((method, Method, "Finetune(plan=...)"), (region, Region, "Convolutions()")):
-        if not isinstance(value, kind):
-            found = type(value).__name__
-            raise errors.BadRequest(f"{name}: expected a {kind.__name__.lower()} such as {such}, found {found}")
+    require_method(name, method)
+    if not isinstance(region, Region):
+        found = type(region).__name__
+        raise errors.BadRequest(f"{name}: expected a region such as Convolutions(), found {found}")

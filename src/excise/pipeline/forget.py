@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import resource
 import sys
 import time
@@ -19,7 +20,7 @@ from excise.methods.function import FromFunction, UnlearnFunction
 from excise.patch import Patch
 from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
-from excise.recipes import Recipe
+from excise.recipes import RECIPES, Recipe
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.masked import effective, frozen_digest
@@ -56,7 +57,7 @@ def unlearn(
         forward: `(model, batch) -> logits, targets`, for other examples than `(input, label)`.
         loss: `(logits, targets) -> [batch]`, for other losses than cross-entropy.
         hooks: who watches.
-        recompute: make the running statistics of batch normalisation anew from the retain rows at the end, frozen modules'
+        recompute: recompute the running statistics of batch normalisation from the retain rows at the end, frozen modules'
             included: those of the original were computed with the forget rows among the others, and tell of them. Not done
             by methods that read no retain row, nor under an empty mask. False leaves them to the method's own rule.
 
@@ -77,7 +78,8 @@ def unlearn(
     own = params.unwrapped(model)
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
-        task.require_fit(own, _rows_read(how, split))
+        seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`
+        task.require_fit(seen, _rows_read(how, split))
         if mask is not None:
             mask.require_fit(own)
         builder = fresh_builder(own, fresh, seed)
@@ -86,8 +88,9 @@ def unlearn(
         _require_rows(how, split, own, recompute=recompute)
         engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks())
         if mask is None and how.besides is not None:
-            engine = replace(engine, besides=how.besides.locate(own, split, engine))
-        localized = effective(how.where.locate(own, split, engine) if mask is None else mask, own)
+            engine = replace(engine, besides=how.besides.locate(seen, split, engine))
+        localized = effective(how.where.locate(seen, split, engine) if mask is None else mask, own)
+        how.method.require(seen, split, localized, engine)
         allowed = effective(localized | engine.besides, own)
         work = params.clone_model(own)
         anew = recompute and _recomputes(how, allowed, own)
@@ -95,6 +98,7 @@ def unlearn(
         how.method.unlearn_(work, split, localized, engine)
         if anew:
             recompute_statistics_(work, split.retain, engine)
+        params.drop_graphs_(work)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds = time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
@@ -127,6 +131,12 @@ def _require_kinds(model: object, split: object, mask: object) -> None:
 def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
+    made: tuple[object, ...] = (*RECIPES.values(),)
+    if recipe in made or inspect.isclass(recipe):
+        name = getattr(recipe, "__name__", "it")
+        raise errors.BadRequest(
+            f"recipe: expected a recipe, found the function or class that makes one; call it: {name}(...)"
+        )
     method = recipe if isinstance(recipe, Method) else FromFunction(recipe) if callable(recipe) else None
     if method is None:
         raise errors.BadRequest(
@@ -141,7 +151,8 @@ def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:
     """Give the rows to check before any work: those to forget, and the retained ones where the recipe reads them at all."""
     reads = how.where.reads_retain or "retain" in how.method.needs
     retain = {"retain": split.retain} if reads else {}
-    return {"forget": split.forget, **retain}
+    unseen = {"holdout": split.holdout} if split.holdout is not None and "holdout" in how.method.needs else {}
+    return {"forget": split.forget, **retain, **unseen}
 
 
 def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: bool) -> None:
@@ -152,13 +163,13 @@ def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: boo
         )
     if recompute and len(split.retain) < 2 and "retain" in how.method.needs and running_statistics(model):
         raise errors.BadRequest(
-            "retain: expected two rows or more to make running statistics anew from, found one; "
+            "retain: expected two rows or more to recompute running statistics from, found one; "
             "pass recompute=False to keep the statistics that the method leaves"
         )
 
 
 def _recomputes(how: Recipe, allowed: Mask, model: nn.Module) -> bool:
-    """Say whether running statistics are to be made anew: something may change, and the method reads retain rows at all."""
+    """Say whether running statistics are to be recomputed: something may change, and the method reads retain rows at all."""
     return "retain" in how.method.needs and allowed.num_selected > 0 and bool(running_statistics(model))
 
 
@@ -167,7 +178,8 @@ def _require_kept(model: nn.Module, work: nn.Module, allowed: Mask, how: Recipe,
     if after != before:
         raise errors.Refused(
             f"{how.name} moved something outside its mask (frozen digest {before[:12]}… became {after[:12]}…); "
-            "the result was dropped. A module that writes to its own parameters or buffers in eval mode does this"
+            "the result was dropped. Either the method wrote there, past the engine, or a module writes to its own "
+            "parameters or buffers in eval mode"
         )
     held = model.state_dict()  # a causal mask may be a buffer of -inf: what the user's network held, it may hold
     broken = [

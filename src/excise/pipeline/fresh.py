@@ -20,9 +20,15 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
 
     Raises:
         errors.UnsupportedModel: (when called) some parameter has no module that re-initialises it.
-        errors.BadRequest: (when called) `fresh` gave no network, or the trained one.
+        errors.BadRequest: `fresh` is a network itself; (when called) it gave no network, or the trained one.
         errors.MaskMismatch: (when called) `fresh` built another architecture.
     """
+
+    if isinstance(fresh, nn.Module):
+        raise errors.BadRequest(
+            "fresh: expected a callable that builds an untrained network each time, found a network; pass make_model, "
+            "not make_model()"
+        )
 
     def build() -> nn.Module:
         with seeds.isolated(seed, "fresh"):
@@ -33,9 +39,9 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
             )
         if {id(value) for value in made.parameters()} & {id(value) for value in model.parameters()}:
             raise errors.BadRequest("fresh: expected an untrained network, it gave the trained one; build a new one")
-        first = next(model.parameters())
-        made = made.to(device=first.device, dtype=first.dtype)
+        made = made.to(next(model.parameters()).device)
         _require_same_shapes(model, made)
+        _alike_(made, model)
         return made
 
     return build
@@ -77,6 +83,16 @@ def reinitialised(model: nn.Module) -> nn.Module:
             "pass fresh=, a callable that builds the untrained network"
         )
     return copy
+
+
+@torch.no_grad()
+def _alike_(made: nn.Module, model: nn.Module) -> None:
+    """Give an untrained network the trained one's precisions, tensor by tensor, in place."""
+    made = params.unwrapped(made)
+    own = {**params.named_parameters(model), **dict(model.named_buffers())}
+    for name, value in (*params.named_parameters(made).items(), *made.named_buffers()):
+        if name in own and value.dtype != own[name].dtype:
+            value.data = value.to(own[name].dtype)
 
 
 def _require_same_shapes(model: nn.Module, made: nn.Module) -> None:

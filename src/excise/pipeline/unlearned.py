@@ -24,15 +24,17 @@ class Unlearned:
     Attributes:
         model: the network that forgot; the user's own is untouched.
         recipe: name of what was done.
-        mask: everything that was allowed to move. Outside it each parameter is equal to the original bit for bit.
-        localized: the part of `mask` that the localizer chose; `mask` also holds the head where the recipe trains it.
-        frozen_digest: SHA-256 over what must not move (coordinates outside the mask, buffers of frozen modules) afterwards.
+        mask: every weight that was allowed to move. Outside it each parameter is equal to the original bit for bit.
+        localized: the part of `mask` that the recipe's place chose, or the mask given by hand; `mask` also holds what the
+            recipe trains besides.
+        frozen_digest: SHA-256 over what must not move (coordinates outside the mask, buffers of frozen modules, but
+            for running statistics that were recomputed) afterwards.
         frozen_digest_before: the same taken from the original; equal, or there would be no result.
         patch: only what changed; can be applied, inspected, reverted.
         trace: loss, learning rate and time of every epoch.
         cost: passes over data, seconds, bytes, share of a retraining.
         seed: all randomness of the run follows from it.
-        recomputed: whether running statistics were made anew from the retain rows, see `excise.unlearn`.
+        recomputed: whether running statistics were recomputed from the retain rows, see `excise.unlearn`.
     """
 
     model: nn.Module

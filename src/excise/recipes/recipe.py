@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from excise import errors
-from excise.localize import Everything, Region
+from excise.localize import Everything, Given, Region
+from excise.masks import Mask
 from excise.methods import Method
 
 
@@ -41,6 +42,19 @@ class Recipe:
         """Give the same recipe under another name, for tables that hold one twice."""
         return replace(self, name=name)
 
-    def at(self, where: Region) -> Recipe:
-        """Give the same method in another place, such as `Cut(WeightGradient(), 0.3)`; nothing is trained besides."""
-        return replace(self, name=f"{self.name} at {where}", where=where, besides=None)
+    def at(self, where: Region | Mask) -> Recipe:
+        """Give the same recipe in another place, such as `Cut(WeightGradient(), 0.3)` or a mask of one's own.
+
+        What it may train besides stays, so that two places are compared with all else equal: DEL's head, the whole network
+        for MSG. To allow nothing but a mask, pass it to `unlearn` as `mask=`.
+
+        Raises:
+            errors.BadRequest: neither a region nor a mask.
+        """
+        if isinstance(where, Mask):
+            where = Given(where)
+        if not isinstance(where, Region):
+            raise errors.BadRequest(
+                f"at: expected a region, such as Cut(WeightGradient(), 0.3), or a mask; found {type(where).__name__}"
+            )
+        return replace(self, where=where)

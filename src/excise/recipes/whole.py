@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from excise.curvature import Importance
@@ -17,7 +18,8 @@ from excise.methods import (
     TwoTeachers,
 )
 from excise.methods import Finetune as FinetuneMethod
-from excise.methods.relabel import Order, Redraw
+from excise.methods.relabel import Order, Renewal
+from excise.recipes.plans import constant
 from excise.recipes.recipe import Recipe
 from excise.train.plan import TrainPlan
 
@@ -57,7 +59,7 @@ def NegGrad(*, epochs: int = 5, lr: float = 1e-4, batch_size: int = 128, momentu
         batch_size: examples a step.
         momentum: of SGD.
     """
-    plan = TrainPlan(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, schedule="constant")
+    plan = constant(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum)
     return Recipe(
         name="NegGrad",
         paper="Graves, Nagisetty, Ganesh, Amnesiac Machine Learning, AAAI",
@@ -81,10 +83,10 @@ def NegGradPlus(
         batch_size: retain rows a step, and as many forget rows.
         momentum: of SGD.
     """
-    plan = TrainPlan(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, schedule="constant")
+    plan = constant(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum)
     return Recipe(
         name="NegGradPlus",
-        paper="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS",
+        paper=_KURMANJI,
         year=2023,
         method=Contrast(plan=plan, alpha=alpha),
     )
@@ -185,7 +187,7 @@ def RandomLabel(
     batch_size: int = 256,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
-    redraw: Redraw = "batch",
+    redraw: Renewal = "batch",
     exclude_true: bool = True,
     order: Order = "apart",
 ) -> Recipe:
@@ -204,7 +206,7 @@ def RandomLabel(
         exclude_true: never draw a row's true label.
         order: forget and retain rows in passes of their own, or mixed, see `methods.Relabel`.
     """
-    plan = _constant(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
+    plan = constant(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
     return Recipe(
         name="RandomLabel",
         paper="Golatkar, Achille, Soatto, Eternal Sunshine of the Spotless Net, CVPR",
@@ -221,14 +223,20 @@ def SCRUB(
     alpha: float = 0.5,
     gamma: float = 1.0,
     temperature: float = 2.0,
-    weight_decay: float = 5e-4,
+    weight_decay: float = 0.0,
     batch_size: int = 128,
 ) -> Recipe:
     """Push the student away from the teacher on the forget rows, and keep it close on the retain rows. Reads both.
 
     Defaults: the small-scale notebook's (Adam at 5e-4, 10 epochs of which 3 push away, alpha 0.5, gamma 1, temperature 2, rate
-    times 0.1 from the 6th, 9th and 10th epoch), but for the decay of 0.1 in it, beside which 5e-4 stands commented out. The
-    rate falls at half, 0.8 and 0.9 of the epochs, which for 10 is the notebook's.
+    times 0.1 from the 6th, 9th and 10th epoch), but for its weight decay of 0.1, beside which 5e-4 stands commented out. The
+    rate falls at half, 0.8 and 0.9 of the epochs, rounded, which for 10 is the notebook's; where two fall together, as 0.8
+    and 0.9 of 5 epochs do, the rate falls once, and a fall at the end of all is none.
+
+    Weight decay is 0 because student and teacher begin as one, and so with a gradient of exactly 0 in a network without
+    batch normalisation and dropout. Adam then sees the decay alone and divides it by its own size: every weight goes about
+    `lr` towards 0, as far under a decay of 5e-4 as under one of 0.1. Without it the first pass away does nothing in such a
+    network, the first min pass parts the two, and it takes `max_epochs` of 2 to push away at all.
 
     Args:
         epochs: passes over retain.
@@ -237,14 +245,24 @@ def SCRUB(
         alpha: weight of staying close to the teacher on the retain rows.
         gamma: weight of the loss on the retain rows.
         temperature: of both softmaxes.
-        weight_decay: of Adam.
+        weight_decay: of Adam, added to the gradient.
         batch_size: examples a step.
     """
+    falls = tuple(sorted({place for share in (0.5, 0.8, 0.9) if 0 < (place := round(share * epochs)) < epochs}))
+    plan = TrainPlan(
+        epochs=epochs,
+        lr=lr,
+        optimizer="adam",
+        weight_decay=weight_decay,
+        schedule="milestones" if falls else "constant",
+        milestones=falls,
+        batch_size=batch_size,
+    )
     return Recipe(
         name="SCRUB",
-        paper="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS",
+        paper=_KURMANJI,
         year=2023,
-        method=_scrub(epochs, max_epochs, lr, alpha, gamma, temperature, weight_decay, batch_size),
+        method=Distill(plan=plan, max_epochs=max_epochs, alpha=alpha, gamma=gamma, temperature=temperature),
     )
 
 
@@ -256,7 +274,7 @@ def SCRUBPlusR(
     alpha: float = 0.5,
     gamma: float = 1.0,
     temperature: float = 2.0,
-    weight_decay: float = 5e-4,
+    weight_decay: float = 0.0,
     batch_size: int = 128,
 ) -> Recipe:
     """Run SCRUB, then go back to the epoch that errs on the forget rows as on rows it never saw. Reads both, and holdout.
@@ -270,38 +288,21 @@ def SCRUBPlusR(
         alpha: weight of staying close to the teacher on the retain rows.
         gamma: weight of the loss on the retain rows.
         temperature: of both softmaxes.
-        weight_decay: of Adam.
+        weight_decay: of Adam, added to the gradient.
         batch_size: examples a step.
     """
-    return Recipe(
-        name="SCRUBPlusR",
-        paper="Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS",
-        year=2023,
-        method=ClosestEpoch(_scrub(epochs, max_epochs, lr, alpha, gamma, temperature, weight_decay, batch_size)),
-    )
-
-
-def _scrub(
-    epochs: int,
-    max_epochs: int,
-    lr: float,
-    alpha: float,
-    gamma: float,
-    temperature: float,
-    weight_decay: float,
-    batch_size: int,
-) -> Distill:
-    falls = tuple(sorted({place for share in (0.5, 0.8, 0.9) if 0 < (place := round(share * epochs)) < epochs}))
-    plan = TrainPlan(
+    scrub = SCRUB(
         epochs=epochs,
+        max_epochs=max_epochs,
         lr=lr,
-        optimizer="adam",
+        alpha=alpha,
+        gamma=gamma,
+        temperature=temperature,
         weight_decay=weight_decay,
-        schedule="milestones" if falls else "constant",
-        milestones=falls,
         batch_size=batch_size,
     )
-    return Distill(plan=plan, max_epochs=max_epochs, alpha=alpha, gamma=gamma, temperature=temperature)
+    assert isinstance(scrub.method, Distill)
+    return replace(scrub, name="SCRUBPlusR", method=ClosestEpoch(scrub.method))
 
 
 def BadTeacher(
@@ -328,12 +329,4 @@ def BadTeacher(
     )
 
 
-def _constant(*, epochs: int, lr: float, batch_size: int, momentum: float, weight_decay: float) -> TrainPlan:
-    return TrainPlan(
-        epochs=epochs,
-        lr=lr,
-        schedule="constant",
-        batch_size=batch_size,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
+_KURMANJI = "Kurmanji et al., Towards Unbounded Machine Unlearning, NeurIPS"

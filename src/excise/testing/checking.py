@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import unittest
 from collections.abc import Callable, Iterable
 
 from excise.testing import checks_caller, checks_localizer, checks_mask, checks_result, checks_rows, checks_running
@@ -46,7 +47,8 @@ def check_method(method: object, *, exclude: Iterable[str] = ()) -> list[Check]:
 def method_checks(method: object) -> list[tuple[str, Callable[[], None]]]:
     """Give the checks of `check_method` one by one, as names and callables, for `pytest.mark.parametrize`.
 
-    A callable raises as pytest expects of a failed test; where a check does not apply it returns.
+    A callable raises as pytest expects of a failed test, and `unittest.SkipTest` with the reason where a check does not
+    apply: pytest and unittest both show it as skipped.
     """
     subject = as_subject(method)
     return [
@@ -83,7 +85,9 @@ def localizer_checks(where: object) -> list[tuple[str, Callable[[], None]]]:
 
 
 def _run_alone(*how: object) -> None:
-    run_all(*how)  # type: ignore[arg-type]
+    (check,) = run_all(*how)  # type: ignore[arg-type]
+    if check.outcome == "skipped":
+        raise unittest.SkipTest(check.detail)
 
 
 def table() -> str:

@@ -235,11 +235,9 @@ def retain_rows_are_read_as_said(place: Place) -> None:
 
 
 def forget_rows_are_read_as_said(place: Place) -> None:
-    """Forget rows are left unread by a region whose `reads_forget` is False, and read by one that says True."""
-    skip_unless(isinstance(place.where, Region), "a localizer does not say whether it reads forget rows")
-    assert isinstance(place.where, Region)
+    """Forget rows are read if and only if `reads_forget` says so."""
     read, said = bool(_read(place)[0] & set(FORGET)), place.where.reads_forget
-    require(read <= said, "forget rows to be left unread", "some were read")
+    require(read == said, f"forget rows to be {'read' if said else 'left unread'}", f"read={read}")
 
 
 def rows_never_trained_on_are_not_read(place: Place) -> None:
@@ -324,12 +322,13 @@ def text_says_what_it_is(place: Place) -> None:
 def no_network_is_kept(place: Place) -> None:
     """Neither the object nor the answer holds on to the network."""
     problem = place.home()
-    model = problem.make()
-    found = place.find(problem, model)
-    kept = weakref.ref(model)
-    del model
-    gc.collect()
-    require(kept() is None, "a network that can be freed", f"one kept alive beside {found!r}")
+    for ask in (lambda model: place.find(problem, model), _directly(place, problem)):
+        model = problem.make()
+        found = ask(model)
+        kept = weakref.ref(model)
+        del model
+        gc.collect()
+        require(kept() is None, "a network that can be freed", f"one kept alive beside {found!r}")
 
 
 def it_works_as_a_place_of_a_recipe(place: Place) -> None:

@@ -13,7 +13,7 @@ from excise.methods.base import NEEDS
 from excise.testing import pictures
 from excise.testing.problems import FORGET, NUM_ROWS, Problem
 from excise.testing.subject import Subject
-from excise.testing.verdicts import fail, require, skip_unless
+from excise.testing.verdicts import Skipped, fail, require, skip_unless
 from excise.train.hooks import Hooks
 
 RETAIN = frozenset(range(NUM_ROWS)) - frozenset(FORGET)
@@ -142,16 +142,23 @@ def arrays_and_a_dataset_give_the_same(subject: Subject) -> None:
     require(not moved, "the same bytes", f"others: {moved}")
 
 
-def _sound(subject: Subject, problem: Problem, arrays: object, forget: tuple[int, ...]) -> None:
-    model = subject.unlearn(problem, split=problem.split(arrays, forget=forget)).model
+def _sound(
+    subject: Subject, problem: Problem, arrays: object, forget: tuple[int, ...], hooks: Hooks | None = None
+) -> None:
+    model = subject.unlearn(problem, split=problem.split(arrays, forget=forget), hooks=hooks).model
     broken = [name for name, value in model.named_parameters() if not bool(value.isfinite().all())]
     require(not broken, "finite parameters", f"others in {broken}")
 
 
 def one_forget_row_will_do(subject: Subject) -> None:
-    """It works where one row is to be forgotten."""
+    """It works where one row is to be forgotten, or refuses with `errors.BadRequest` before any work."""
     _, problem = subject.home()
-    _sound(subject, problem, None, FORGET[:1])
+    hooks = _Telling()
+    try:
+        _sound(subject, problem, None, FORGET[:1], hooks)
+    except errors.BadRequest as error:
+        require(not hooks.stages, "no work before a refusal", f"{hooks.stages}, then {error}")
+        raise Skipped(f"it refuses a single row: {error}") from error
 
 
 def more_forget_rows_than_a_batch_will_do(subject: Subject) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from excise import errors, params
 from excise.data.split import Split
-from excise.localize import Cut, Everything, Localizer, Region
+from excise.localize import Cut, Everything, Localizer, Random, Region
 from excise.masks import Mask
 from excise.methods import FromFunction, Method
 from excise.pipeline.forget import unlearn
@@ -186,8 +186,10 @@ def as_region_or_localizer(what: object) -> Localizer | Region:
 
 
 def region_of(where: Localizer | Region) -> Region:
-    """Give a region: itself, or the highest 40 % of the weights."""
-    return where if isinstance(where, Region) else Cut(where, 0.4, granularity="weight")
+    """Give a region: itself, or the highest 40 % of the weights (of the units that are drawn, if they are drawn)."""
+    if isinstance(where, Region):
+        return where
+    return Cut(where, 0.4, granularity=where.unit if isinstance(where, Random) else "weight")
 
 
 def _is_class_or_factory(what: object) -> bool:

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,16 @@ from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace
 from excise.train.masked import MaskedParameters, Statistics, enforced
 from excise.train.plan import TrainPlan
+from excise.train.statistics import running_statistics_used
 from excise.train.task import device_of
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
     """What an objective may look at.
+
+    A batch of one row (a request for one person, say) is normalised by the running statistics and does not move them: it
+    has no statistics of its own.
 
     Attributes:
         model: the network, in training mode.
@@ -39,17 +44,22 @@ class Step:
     engine: Engine
     batches: Mapping[str, Batch]
 
+    def _training(self, batch: Batch) -> AbstractContextManager[None]:
+        return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
+
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
-        return self.engine.task.losses(self.model, batch).mean()
+        with self._training(batch):
+            return self.engine.task.losses(self.model, batch).mean()
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
-        return self.engine.task.forward(self.model, batch.content)
+        with self._training(batch):
+            return self.engine.task.forward(self.model, batch.content)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
@@ -67,7 +77,8 @@ class Step:
         """Run the step's batch of `stream` forward only, for the running statistics."""
         batch = self.batches[stream]
         self.engine.cost.count(forward=len(batch))
-        self.engine.task.forward(self.model, batch.content)
+        with self._training(batch):
+            self.engine.task.forward(self.model, batch.content)
 
 
 Objective = Callable[[Step], Tensor]
@@ -142,7 +153,7 @@ def fit_(
                 for name, some in rows.items()
             }
             for index, (objective, now) in enumerate(_steps(passes(epoch), loaders)):
-                loss = _objective_of(objective, Step(model, epoch, index, engine, now), stage)
+                loss = objective(Step(model, epoch, index, engine, now))
                 total += sound.require_finite(loss, stage, epoch)
                 if optimizer is not None and loss.requires_grad:  # a mask may hold only what the loss does not reach
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -168,18 +179,6 @@ def _steps(
         pace, *others = part.streams
         for batch in loaders[pace]():
             yield part.objective, {pace: batch, **{name: next(cycled[name]) for name in others}}
-
-
-def _objective_of(objective: Objective, step: Step, stage: str) -> Tensor:
-    try:
-        return objective(step)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise errors.BadRequest(
-            f"{stage}: batch normalisation cannot train on a batch of one row; take batches of two rows or more, or keep the "
-            'statistics as they are (buffers="hold")'
-        ) from error
 
 
 class _Sound:

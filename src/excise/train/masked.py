@@ -246,7 +246,9 @@ def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
     anything = any(bool(mask.entry(name).any()) for name in mask.names)
 
     def moves(module: str) -> bool:
-        own = [name_of[id(value)] for value in model.get_submodule(module).parameters(recurse=False)]
+        whole, _, inside = module.rpartition("parametrizations.")  # its weights lie in the list that it stands in
+        owner = f"{whole}parametrizations.{inside.partition('.')[0]}" if inside and _ else module
+        own = [name_of[id(value)] for value in model.get_submodule(owner).parameters(recurse=False)]
         return anything if not own else any(bool(mask.entry(name).any()) for name in own)
 
     return moves

@@ -100,6 +100,15 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return make(tensors, **shared)  # type: ignore[arg-type]
 
 
+def require_plan(value: object, who: str) -> None:
+    """Refuse what is no `TrainPlan`, such as a training function, which only an audit can run."""
+    if not isinstance(value, TrainPlan):
+        raise errors.BadRequest(
+            f"{who}: expected plan to be an excise.TrainPlan, such as TrainPlan(epochs=10, lr=0.1), found "
+            f"{getattr(value, '__name__', type(value).__name__)}"
+        )
+
+
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "milestones", "triangle")
 IMPLEMENTATIONS = ("default", "foreach", "fused")

@@ -1,4 +1,4 @@
-"""Running statistics made anew: the means and variances of normalisation layers, from chosen rows alone.
+"""Running statistics recomputed: the means and variances of normalisation layers, from chosen rows alone.
 
 They are sums over every row that training saw. Weights can be as if they had never seen a row while these still lie in
 its direction: exactly retrained weights with the old statistics keep the forget rows' accuracy and give the rows away.
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from excise import checks, errors, params, seeds
@@ -45,8 +45,9 @@ def recompute_statistics_(model: nn.Module, rows: Rows, engine: Engine, *, batch
 
     One pass forward over the rows in random order, in batches of nearly equal size: a statistic becomes the plain mean of
     its values over the batches. The tracking layers alone are in training mode, so each layer sees what the layers before
-    it give for the batch itself, as in training; dropout does not act. A layer that the pass does not reach is left with
-    the statistics of an untrained one, since no row speaks for others. Without tracking layers no row is read.
+    it give for the batch itself, as in training; dropout does not act. A layer that the pass never enters as a module (its
+    statistics are used by hand, or in training only) keeps the old ones, and the hooks are told which. Without tracking
+    layers no row is read.
 
     Args:
         model: changed in place, its running statistics alone; it may be wrapped.
@@ -73,30 +74,36 @@ def recompute_statistics_(model: nn.Module, rows: Rows, engine: Engine, *, batch
         )
     with torch.no_grad():
         found = _collected(inner, names, rows, engine, batch_size)
-        broken = [name for name in names if not bool(found[name].isfinite().all())]
+        broken = [name for name in found if not bool(found[name].isfinite().all())]
         if broken:
             raise errors.Diverged(
                 f"{STAGE}: {broken[0]!r} would not be finite; the old statistics are kept; "
                 "check the weights and the scaling of the inputs",
                 params.state_of(inner),
             )
-        for name in names:
-            inner.get_buffer(name).copy_(found[name])
+        for name, value in found.items():
+            inner.get_buffer(name).copy_(value)
 
 
 def _collected(model: nn.Module, names: list[str], rows: Rows, engine: Engine, batch_size: int) -> dict[str, Tensor]:
-    """Give the new statistics by name; the network is as before, its old statistics included."""
+    """Give the new statistics, of the layers that ran, by name; the network is as before, its old statistics included."""
     order = rows.ids[torch.randperm(len(rows), generator=seeds.generator(engine.seed, STAGE))]
     chunks = order.tensor_split(min(-(-len(rows) // batch_size), len(rows) // 2))
     engine.hooks.on_stage(STAGE, len(chunks))
-    with params.untouched(model), _averaging(model), seeds.isolated(engine.seed, STAGE):
+    with params.untouched(model), _averaging(model) as entered, seeds.isolated(engine.seed, STAGE):
         for ids in chunks:
             for batch in batches(Rows(rows.source, ids.sort().values), len(ids), device_of(model)):
                 engine.task.forward(model, batch.content)
                 engine.cost.count(forward=len(batch))
             engine.hooks.on_step()
-        found = {name: model.get_buffer(name).clone() for name in names}
+        found = {name: model.get_buffer(name).clone() for name in names if name.rpartition(".")[0] in entered}
     engine.hooks.on_stage_end(STAGE)
+    left = [name for name in _tracking(model) if name not in entered]
+    if left:
+        engine.hooks.on_note(
+            f"no retain row entered {', '.join(left[:5])}{' and others' if len(left) > 5 else ''}: running statistics there "
+            "are still the old ones, which the forget rows took part in"
+        )
     return found
 
 
@@ -109,16 +116,32 @@ def _tracking(model: nn.Module) -> dict[str, _NormBase]:
 
 
 @contextmanager
-def _averaging(model: nn.Module) -> Iterator[None]:
-    """Let the tracking layers alone train, as plain means from nothing; their momentum is restored afterwards.
+def running_statistics_used(model: nn.Module) -> Iterator[None]:
+    """Have batch normalisation that trains normalise by its running statistics, which stay: one row has none of its own."""
+    layers = [layer for layer in _tracking(model).values() if isinstance(layer, _BatchNorm) and layer.training]
+    try:
+        for layer in layers:
+            layer.training = False
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+@contextmanager
+def _averaging(model: nn.Module) -> Iterator[set[str]]:
+    """Let the tracking layers alone train, as plain means from nothing; gives the names of those entered so far.
 
     Flags are set one by one: a network's own `train` or `eval` may do more than set them, such as merge weights.
     """
-    layers = list(_tracking(model).values())
+    tracking, entered = _tracking(model), set[str]()
+    layers = list(tracking.values())
     for module in model.modules():
         module.training = False
     kept = [(layer, layer.momentum) for layer in layers]
-    hooks = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda *_, name=name: entered.add(name)) for name, layer in tracking.items()
+    ]
     try:
         for layer in layers:
             layer.training = True
@@ -126,7 +149,7 @@ def _averaging(model: nn.Module) -> Iterator[None]:
             layer.reset_running_stats()
             if isinstance(layer, _InstanceNorm):  # for which torch takes None to mean: never move
                 hooks.append(layer.register_forward_pre_hook(_counted()))
-        yield
+        yield entered
     finally:
         for hook in hooks:
             hook.remove()

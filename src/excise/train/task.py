@@ -133,6 +133,36 @@ def _require_labels(name: str, rows: Rows, num_classes: int) -> None:
         )
 
 
+def require_class_targets(
+    targets: Tensor, logits: Tensor, what: str, *, remedy: str, among: Tensor | None = None
+) -> None:
+    """Refuse targets that are not one class of the network a row.
+
+    Args:
+        targets: of a batch.
+        logits: of the same batch, `[batch, classes]`.
+        what: who asks, the first word of the message.
+        remedy: what to do where targets are no classes, the last words of the message.
+        among: `[batch]`, True for rows whose classes must be the network's; None for all.
+
+    Raises:
+        errors.BadData: another shape or kind of targets, or a class that the network does not have.
+    """
+    kind = targets.dtype
+    if targets.shape != logits.shape[:1] or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        raise errors.BadData(
+            f"{what}: expected one integer class a row, found targets of {kind} and shape {tuple(targets.shape)} for "
+            f"{len(logits)} rows; {remedy}"
+        )
+    num_classes = logits.shape[1]
+    outside = targets[((targets < 0) | (targets >= num_classes)) & (True if among is None else among)]
+    if len(outside):
+        raise errors.BadData(
+            f"{what}: expected classes from 0 to {num_classes - 1}, those of the network, found {int(outside[0])}; "
+            "correct the labels"
+        )
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Give the device of a network's first parameter."""
     return next(model.parameters()).device

@@ -33,6 +33,8 @@ class Shrink(OneShot):
 class RowNorms(Localizer):
     """Score every weight by the norm of its row. Reads no rows of data."""
 
+    reads_forget = False
+
     def score(self, model, split, engine):
         own = dict(model.named_parameters())
         with torch.no_grad():

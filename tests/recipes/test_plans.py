@@ -1,0 +1,10 @@
+from excise.recipes.plans import constant
+from excise.train import TrainPlan
+
+
+def test_a_constant_plan_is_SGD_at_one_rate():
+    plan = constant(epochs=3, lr=0.2, batch_size=7, momentum=0.5, weight_decay=0.01)
+    assert (plan.optimizer, plan.momentum, plan.weight_decay, plan.batch_size) == ("sgd", 0.5, 0.01, 7)
+    assert [plan.lr_at(epoch) for epoch in range(3)] == [0.2] * 3
+    bare = constant(epochs=3, lr=0.2, batch_size=7, momentum=0.5)
+    assert bare == TrainPlan(epochs=3, lr=0.2, batch_size=7, momentum=0.5, schedule="constant")

@@ -1,0 +1,49 @@
+"""The pages: every relative link leads to a file of the project, and measured tables are those that were measured."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks import batchnorm, method_memory, recipes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_of_the_project(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_no_file_that_a_page_leads_to_is_left_out_of_the_repository():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    tracked = set(
+        subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    )
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                path = (page.parent / target).resolve().relative_to(ROOT)
+                assert str(path) in tracked or (ROOT / path).is_dir(), f"{page.name}: {target}"
+
+
+def test_the_page_of_all_recipes_is_what_was_measured():
+    assert recipes.PAGE.read_text(encoding="utf-8") == recipes.render(json.loads(recipes.FOUND.read_text()))
+
+
+def test_the_page_of_memory_is_what_was_measured():
+    assert method_memory.PAGE.read_text(encoding="utf-8") == method_memory.render(
+        json.loads(method_memory.FOUND.read_text())
+    )
+
+
+def test_the_table_of_batch_normalisation_is_what_was_measured():
+    text = (ROOT / "docs" / "batchnorm.md").read_text(encoding="utf-8")
+    assert batchnorm.table(json.loads(batchnorm.KEPT.read_text())).strip() in text
