@@ -208,3 +208,33 @@ def test_masks_differ_from_place_to_place(name):
 
 def test_modules_are_what_they_are_called():
     assert isinstance(CASES["mlp"].make().get_submodule(last_module("mlp")), nn.Linear)
+
+
+def steps_at(plan):
+    """Give every method of gradient steps, on its own or inside another."""
+    return {
+        "finetune": methods.Finetune(plan=plan),
+        "ascend": methods.Ascend(plan=plan),
+        "contrast": methods.Contrast(plan=plan, alpha=0.5),
+        "relabel": methods.Relabel(plan=plan),
+        "relabel, mixed": methods.Relabel(plan=plan, order="mixed"),
+        "distill": methods.Distill(plan=plan, max_epochs=1),
+        "two teachers": methods.TwoTeachers(plan=plan),
+        "closest epoch": methods.ClosestEpoch(methods.Finetune(plan=plan)),
+        "sparsify": methods.Sparsify(plan=plan, kappa=0.1),
+        "soften": methods.Soften(method=methods.Finetune(plan=plan)),
+        "within": methods.Within(where=localize.Head(), method=methods.Finetune(plan=plan)),
+        "partition": methods.Partition(methods=(methods.Finetune(plan=plan), methods.Relabel(plan=plan))),
+    }
+
+
+@pytest.mark.parametrize("way", list(steps_at(PLAN)))
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_rate_of_zero_is_the_identity(name, optimizer, way):
+    still = TrainPlan(epochs=2, lr=0.0, batch_size=8, weight_decay=0.3, optimizer=optimizer)
+    model = CASES[name].make()
+    found = excise.unlearn(
+        model, split_of(name), steps_at(still)[way], fresh=lambda: CASES[name].build().double(), recompute=False
+    )
+    assert all(torch.equal(raw(a), raw(b)) for a, b in zip(found.model.parameters(), model.parameters(), strict=True))
