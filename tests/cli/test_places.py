@@ -1,6 +1,7 @@
 """Words to places, from the command line and by themselves."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +189,12 @@ def test_help_tells_the_defaults(excise):
         "top:0.1 if left",
     ):
         assert words in told
+
+
+def test_a_random_mask_like_one_that_has_changed_is_another_request(localize):
+    assert localize(out="one").code == 0
+    assert localize(criterion="random-like:one", out="two").code == 0
+    assert localize(budget=0.5, out="other").code == 0
+    Path("one/mask.safetensors").write_bytes(Path("other/mask.safetensors").read_bytes())
+    again = localize(criterion="random-like:one", out="two")
+    assert again.code == 2 and "holds the run of another request (like: " in again.err

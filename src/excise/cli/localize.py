@@ -8,6 +8,8 @@ from typing import Any
 from excise import store
 from excise.cli import show, tables
 from excise.cli.places import read_place
+from excise.localize import RandomLike
+from excise.masks import Mask
 from excise.pipeline.unlearned import MASK
 
 
@@ -50,6 +52,7 @@ def run(
         "command": "localize",
         **problem.request,
         "criterion": criterion,
+        "like": place.like.digest if isinstance(place, RandomLike) and isinstance(place.like, Mask) else None,
         **options,
         "seed": seed,
     }
