@@ -1,13 +1,17 @@
-"""Twins: the softmax by hand, and the attack written out with sklearn on the very subset that the generator draws."""
+"""Twins: the softmax and its entropies by hand, and the attack by sklearn on the very subset that the generator draws."""
 
+import decimal
 import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from sklearn.svm import SVC
 
 from excise import errors
-from excise.measure import confidence_attack, confidences
+from excise.measure import confidence_attack, confidences, entropies, margins, modified_entropy
 
 
 def draws(seed=0):
@@ -44,6 +48,97 @@ def test_confidences_of_extreme_logits_are_0_or_1():
 )
 def test_what_the_logits_leave_undefined_is_not_a_number_and_no_warning(row, wanted):
     np.testing.assert_equal(confidences(np.array([row]), np.array([0])), [wanted])
+
+
+def exact_softmax(row):
+    with decimal.localcontext(decimal.Context(prec=90)):
+        powers = [decimal.Decimal(value).exp() for value in row]
+        return [power / sum(powers) for power in powers]
+
+
+def song_and_mittal(row, target):
+    """Mentr(F(x), y), equation 8, with 90 digits."""
+    with decimal.localcontext(decimal.Context(prec=90)):
+        p = exact_softmax(row)
+        others = sum(p[k] * (1 - p[k]).ln() for k in range(len(p)) if k != target)
+        return float(-(1 - p[target]) * p[target].ln() - others)
+
+
+LOGITS = arrays.arrays(np.float64, (3, 4), elements=st.floats(-60, 60, width=32))
+
+
+@settings(max_examples=40)
+@given(LOGITS, arrays.arrays(np.int64, 3, elements=st.integers(0, 3)))
+def test_entropies_are_their_definitions(logits, targets):
+    with decimal.localcontext(decimal.Context(prec=90)):
+        plain = [float(-sum(p * p.ln() for p in exact_softmax(row))) for row in logits.tolist()]
+    modified = [song_and_mittal(row, target) for row, target in zip(logits.tolist(), targets.tolist(), strict=True)]
+    np.testing.assert_allclose(entropies(logits), plain, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(modified_entropy(logits, targets), modified, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_entropies_of_an_even_row_have_a_closed_form(num_classes):
+    even = np.zeros((1, num_classes))
+    assert entropies(even)[0] == pytest.approx(math.log(num_classes))
+    rest = 1 - 1 / num_classes
+    wanted = rest * math.log(num_classes) - rest * math.log(rest)
+    assert modified_entropy(even, np.array([1]))[0] == pytest.approx(wanted)
+
+
+def test_published_bug_of_modified_entropy_a_row_does_not_depend_on_its_neighbours():
+    """`probs[:, labels]` takes every row's label for every row; the score of a row alone and in a batch must be one."""
+    generator = draws(7)
+    logits, targets = generator.normal(0, 2, (9, 5)), generator.integers(5, size=9)
+    together = modified_entropy(logits, targets)
+    alone = [modified_entropy(logits[[row]], targets[[row]])[0] for row in range(9)]
+    np.testing.assert_allclose(together, alone, rtol=1e-14)
+    order = generator.permutation(9)
+    np.testing.assert_allclose(modified_entropy(logits[order], targets[order]), together[order], rtol=1e-14)
+
+
+def test_published_bug_of_modified_entropy_the_wrong_classes_enter_by_one_minus_p():
+    """With ln p in place of ln(1 - p) a confident mistake would cost no more than a vague one."""
+    p = [0.1, 0.7, 0.2]
+    wanted = -(0.9 * math.log(0.1)) - 0.7 * math.log(0.3) - 0.2 * math.log(0.8)
+    by_mistake = -(0.9 * math.log(0.1)) - 0.7 * math.log(0.7) - 0.2 * math.log(0.2)
+    found = modified_entropy(np.log([p]), np.array([0]))[0]
+    assert found == pytest.approx(wanted)
+    assert abs(found - by_mistake) > 0.3
+    sure = [modified_entropy(np.array([[0.0, gap, 0.0]]), np.array([0]))[0] for gap in (0, 2, 5, 20, 200)]
+    assert sure == sorted(sure)
+    assert sure[-1] == pytest.approx(400, rel=1e-2)  # 200 for the target, 200 - ln 2 for the mistake
+
+
+def test_entropies_of_members_are_smaller_and_the_modified_one_knows_the_label():
+    right, wrong = np.array([[9.0, 0.0, 0.0]]), np.array([[0.0, 9.0, 0.0]])
+    zero = np.array([0])
+    assert entropies(right)[0] == pytest.approx(entropies(wrong)[0])
+    assert modified_entropy(right, zero)[0] < 1e-5
+    assert modified_entropy(wrong, zero)[0] > 9
+
+
+@pytest.mark.parametrize("large", [1e4, 3e38])
+def test_entropies_of_extreme_logits_are_0_or_as_large_as_the_logits(large):
+    logits = np.array([[large, 0.0, 0.0], [0.0, large, 0.0]], dtype=np.float32)
+    assert entropies(logits).tolist() == [0.0, 0.0]
+    np.testing.assert_allclose(modified_entropy(logits, np.array([0, 0])), [0.0, 2 * large], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"), [([math.inf, 0.0], math.nan), ([math.nan, 0.0], math.nan), ([0.0, -math.inf], 0.0)]
+)
+def test_entropies_that_the_logits_leave_undefined_are_not_numbers_and_no_warning(row, wanted):
+    np.testing.assert_equal(entropies(np.array([row])), [wanted])
+    np.testing.assert_equal(modified_entropy(np.array([row]), np.array([0])), [wanted])
+
+
+def test_published_bug_the_callers_logits_are_not_changed():
+    logits, targets = draws(8).normal(0, 3, (6, 4)), np.array([0, 1, 2, 3, 0, 1])
+    before = logits.copy()
+    for score in (confidences, margins, modified_entropy, lambda values, _: entropies(values)):
+        score(logits, targets)
+        np.testing.assert_array_equal(logits, before)
 
 
 def test_forget_rows_like_members_give_0_and_like_non_members_give_1():

@@ -1,24 +1,187 @@
 """From arrays to numbers with intervals. Knows no network."""
 
 from excise.measure.accuracy import accuracy
+from excise.measure.bounds import clopper_pearson, lower_bound, upper_bound
+from excise.measure.canaries import canary_test, fresh_projections
+from excise.measure.confusion import (
+    confusion_counts,
+    interclass_confusion,
+    oracle_poisoned,
+    trigger_removal,
+    trigger_success,
+)
+from excise.measure.epsilon import (
+    EpsilonBounds,
+    ForgettingScore,
+    epsilon,
+    epsilon_bounds,
+    epsilon_ceiling,
+    epsilon_rows,
+    forgetting_score,
+)
+from excise.measure.exposure import (
+    RowMeasures,
+    RowTest,
+    before_and_after,
+    benjamini_hochberg,
+    forget_rows,
+    matched,
+    retain_auc,
+    retain_exposure,
+    row_test,
+)
+from excise.measure.gaussians import row_spreads
 from excise.measure.histograms import counts, log_edges
+from excise.measure.klom import clipped_fraction, klom, klom_rows
 from excise.measure.margins import margin_distance, margins
-from excise.measure.measures import Measure, against_oracles, holm, more_than_chance, oracle_band
-from excise.measure.membership import confidence_attack, confidences
+from excise.measure.measures import (
+    Measure,
+    against_oracles,
+    holm,
+    more_than_chance,
+    oracle_band,
+    spreads_to_see,
+)
+from excise.measure.membership import confidence_attack, confidences, entropies, modified_entropy
+from excise.measure.one_run import OneRun, one_run, one_run_epsilon
 from excise.measure.permutation import against_held_out
+from excise.measure.probe import entanglement, linear_probe
+from excise.measure.relearning import Relearner, Relearning, relearning, relearning_times
+from excise.measure.rmia import Signals, rmia, rmia_auc, rmia_scores
+from excise.measure.roc import Roc, auc, auc_band, auc_error, roc, tpr_at
+from excise.measure.strata import (
+    ByClass,
+    Stratum,
+    accuracy_by_class,
+    by_stratum,
+    halves_agreement,
+    memorization,
+    memorization_of_arms,
+    rank_correlation,
+    ranked_strata,
+    threshold_strata,
+)
+from excise.measure.swap import swap, swap_advantage
+from excise.measure.twins import below_twins, neighbour_agreement, twin_distance, twins
+from excise.measure.ulira import (
+    RowAttack,
+    ulira,
+    ulira_accuracy,
+    ulira_attack,
+    ulira_log_odds,
+    ulira_rows,
+    ulira_worst,
+    ulira_worst_rows,
+)
+from excise.measure.utility import (
+    agreement,
+    beside_oracles,
+    each_held_out,
+    pairs_beside_oracles,
+    total_variation,
+    tug_of_war,
+    unlearning_score,
+    unlearning_score_of_runs,
+    zero_retrain_forgetting,
+)
 
 __all__ = [
+    "ByClass",
+    "EpsilonBounds",
+    "ForgettingScore",
     "Measure",
+    "OneRun",
+    "Relearner",
+    "Relearning",
+    "Roc",
+    "RowAttack",
+    "RowMeasures",
+    "RowTest",
+    "Signals",
+    "Stratum",
     "accuracy",
+    "accuracy_by_class",
     "against_held_out",
     "against_oracles",
+    "agreement",
+    "auc",
+    "auc_band",
+    "auc_error",
+    "before_and_after",
+    "below_twins",
+    "benjamini_hochberg",
+    "beside_oracles",
+    "by_stratum",
+    "canary_test",
+    "clipped_fraction",
+    "clopper_pearson",
     "confidence_attack",
     "confidences",
+    "confusion_counts",
     "counts",
+    "each_held_out",
+    "entanglement",
+    "entropies",
+    "epsilon",
+    "epsilon_bounds",
+    "epsilon_ceiling",
+    "epsilon_rows",
+    "forget_rows",
+    "forgetting_score",
+    "fresh_projections",
+    "halves_agreement",
     "holm",
+    "interclass_confusion",
+    "klom",
+    "klom_rows",
+    "linear_probe",
     "log_edges",
+    "lower_bound",
     "margin_distance",
     "margins",
+    "matched",
+    "memorization",
+    "memorization_of_arms",
+    "modified_entropy",
     "more_than_chance",
+    "neighbour_agreement",
+    "one_run",
+    "one_run_epsilon",
     "oracle_band",
+    "oracle_poisoned",
+    "pairs_beside_oracles",
+    "rank_correlation",
+    "ranked_strata",
+    "relearning",
+    "relearning_times",
+    "retain_auc",
+    "retain_exposure",
+    "rmia",
+    "rmia_auc",
+    "rmia_scores",
+    "roc",
+    "row_spreads",
+    "row_test",
+    "spreads_to_see",
+    "swap",
+    "swap_advantage",
+    "threshold_strata",
+    "total_variation",
+    "tpr_at",
+    "trigger_removal",
+    "trigger_success",
+    "tug_of_war",
+    "twin_distance",
+    "twins",
+    "ulira",
+    "ulira_accuracy",
+    "ulira_attack",
+    "ulira_log_odds",
+    "ulira_rows",
+    "ulira_worst",
+    "ulira_worst_rows",
+    "unlearning_score",
+    "unlearning_score_of_runs",
+    "upper_bound",
+    "zero_retrain_forgetting",
 ]

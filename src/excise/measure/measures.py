@@ -30,6 +30,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         least_detectable: smallest true gap that this many oracles show with probability 0.8, at the level at which the
             measure decides.
         sentence: what the number says, for people.
+        decides: whether a verdict rests on it; else it informs.
     """
 
     name: str
@@ -43,10 +44,18 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     num_models: int
     least_detectable: float
     sentence: str = ""
+    decides: bool = False
 
 
 def against_oracles(
-    name: str, value: float, oracles: Sequence[float], *, resolution: float, among: int = 1, sentence: str = ""
+    name: str,
+    value: float,
+    oracles: Sequence[float],
+    *,
+    resolution: float,
+    among: int = 1,
+    limits: tuple[float, float] | None = None,
+    sentence: str = "",
 ) -> Measure:
     """Compare one network's number with the same number of several oracles.
 
@@ -62,6 +71,8 @@ def against_oracles(
             below half of it, since oracles that agree exactly still differ by rounding to whole rows.
         among: how many measures a verdict rests on together; by Holm's first step, what one of them alone can show is
             what it shows at 5% over their number.
+        limits: least and greatest value that the number itself can take (0 and 1 for an accuracy): ends of bands and
+            intervals are cut there.
         sentence: what it says.
 
     Returns:
@@ -81,31 +92,50 @@ def against_oracles(
     freedom = count - 1
     edge = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
     margin = edge * spread / np.sqrt(count)
-    deciding = float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * among), freedom))
+    least, greatest = limits or (-np.inf, np.inf)
+    mean = float(numbers.mean())
     return Measure(
         name=name,
         value=gap,
-        low=float(gap - margin),
-        high=float(gap + margin),
+        low=float(max(gap - margin, value - greatest)),
+        high=float(min(gap + margin, value - least)),
         null_mean=0.0,
-        null_low=float(-edge * predictive),
-        null_high=float(edge * predictive),
+        null_low=float(max(-edge * predictive, least - mean)),
+        null_high=float(min(edge * predictive, greatest - mean)),
         p=float(2 * stats.t.sf(abs(gap) / predictive, freedom)) if predictive > 0 else float(gap == 0),
         num_models=count,
-        least_detectable=float((deciding + stats.t.ppf(POWER, freedom)) * predictive),
+        least_detectable=spreads_to_see(count, among) * spread,
         sentence=sentence,
     )
 
 
-def oracle_band(values: Sequence[float], *, resolution: float = 0.0) -> tuple[float, float, float]:
-    """Give low, mean and high of the 95% band in which one more oracle's number would fall (Student's t, see above)."""
+def spreads_to_see(num_oracles: int, among: int = 1) -> float:
+    """Give the smallest gap seen with probability 0.8, in standard deviations between oracles.
+
+    The quantiles of Student's t at the deciding level (5% over `among`, two-sided) and at the power, times
+    sqrt(1 + 1/n). It falls with the number of oracles towards that of the normal distribution, and not to zero: one
+    network is judged, and networks differ.
+    """
+    freedom = num_oracles - 1
+    deciding = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * among), freedom)
+    return float((deciding + stats.t.ppf(POWER, freedom)) * np.sqrt(1 + 1 / num_oracles))
+
+
+def oracle_band(
+    values: Sequence[float], *, resolution: float = 0.0, limits: tuple[float, float] | None = None
+) -> tuple[float, float, float]:
+    """Give low, mean and high of the 95% band in which one more oracle's number would fall (Student's t, see above).
+
+    Ends beyond `limits`, what the number itself can be, are cut there.
+    """
     numbers = np.asarray(values, dtype=np.float64)
     reach = 0.0
     if len(numbers) > 1:
         edge = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
         spread = max(float(numbers.std(ddof=1)), resolution / 2)
         reach = float(edge * spread * np.sqrt(1 + 1 / len(numbers)))
-    return float(numbers.mean()) - reach, float(numbers.mean()), float(numbers.mean()) + reach
+    mean, (least, greatest) = float(numbers.mean()), limits or (-np.inf, np.inf)
+    return max(mean - reach, least), mean, min(mean + reach, greatest)
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:

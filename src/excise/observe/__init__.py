@@ -1,5 +1,19 @@
 """From a network and rows to arrays on the CPU."""
 
+from excise.observe.canaries import plant, projections
+from excise.observe.features import features
 from excise.observe.outputs import Outputs, collect
+from excise.observe.recalibrate import collect_recalibrated
+from excise.observe.relearn import Relearned, hint, relearn
 
-__all__ = ["Outputs", "collect"]
+__all__ = [
+    "Outputs",
+    "Relearned",
+    "collect",
+    "collect_recalibrated",
+    "features",
+    "hint",
+    "plant",
+    "projections",
+    "relearn",
+]
