@@ -83,3 +83,38 @@ def test_a_shortened_name_keeps_both_ends_and_its_length(length):
     assert name.startswith(head)
     assert name.endswith(tail)
     assert formats.shortened(name[:length], length) == name[:length]
+
+
+@pytest.mark.parametrize("length", [4, 9, 10, 17])
+def test_a_shortened_name_is_never_wider_than_asked_whatever_its_script(length):
+    for name in ("猫の写真がとても長い", "aé" * 30, "a猫" * 9, "חתול" * 9, "e\u0301" * 40, "<M>" * 9):
+        assert formats.signs(formats.shortened(name, length)) <= length
+        assert formats.signs(formats.shortened(name, length)) >= length - 2
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0\u202fB"),
+        (1000, "1000\u202fB"),
+        (1024, "1\u202fKiB"),
+        (2**20 - 1, "1\u202fMiB"),
+        (3 * 2**40, "3\u202fTiB"),
+    ],
+)
+def test_memory(num_bytes, text):
+    assert formats.memory(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (12.345, "12.3"), (0.1, "0.1"), (999_999.0, "999\u202f999"), (1e6, "1.00e+06"), (-2e-5, "−2.00e−05")],
+)
+def test_amount(value, text):
+    assert formats.amount(value) == text
+
+
+def test_only_per_cent_is_written_times_a_hundred():
+    assert formats.measured(0.125, 1, "%") == "12.5"
+    assert formats.measured(0.125, 3, "AUC") == "0.125"
+    assert formats.measured(0.125, 1, "%", sign=True) == "+12.5"

@@ -11,19 +11,21 @@ HOSTILE = "</svg><script>alert(1)</script>\" onload='x' &amp; \n"
 
 
 def test_whatever_is_said_comes_back_as_text():
-    svg = box(10, HOSTILE)
+    svg = box(10, HOSTILE, HOSTILE)
     text(svg, HOSTILE, x=1, text_anchor="end", class_=HOSTILE)
     title(add(svg, "rect", width="5%"), HOSTILE)
     tree = ElementTree.fromstring(drawn(svg))
-    assert [each.tag for each in tree.iter()] == ["svg", "text", "rect", "title"]
-    assert tree.get("aria-label") == HOSTILE
-    assert tree[0].text == tree[1][0].text == HOSTILE
-    assert tree[0].attrib == {"x": "1", "text-anchor": "end", "class": HOSTILE}
+    assert [each.tag for each in tree.iter()] == ["svg", "title", "desc", "text", "rect", "title"]
+    assert tree[0].text == tree[1].text == tree[2].text == tree[3][0].text == HOSTILE
+    assert tree[2].attrib == {"x": "1", "text-anchor": "end", "class": HOSTILE}
 
 
 def test_a_box_without_words_is_decoration():
     assert box(1, None).get("aria-hidden") == "true"
-    assert box(1, "said").get("role") == "img"
+    assert len(box(1, None)) == 0
+    said = box(1, "said")
+    assert said.get("role") == "img"
+    assert [(each.tag, each.text) for each in said] == [("title", "said")]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 
 NARROW_SPACE = "\u202f"
@@ -117,6 +118,26 @@ def power(value: float) -> str:
     return f"10{digits}" if factor == "1" else f"{factor}·10{digits}"
 
 
+def signs(text: str) -> float:
+    """Count how many ordinary letters are as wide as this text, roughly.
+
+    Wide scripts count twice, wide Latin signs one and a half times, combining marks not at all.
+
+    Examples:
+        >>> signs("cat"), signs("猫"), signs("e\u0301"), signs("<M>")
+        (3, 2, 1, 4.5)
+    """
+    return sum(_width(letter) for letter in text)
+
+
+def _width(letter: str) -> float:
+    if unicodedata.combining(letter):
+        return 0
+    if letter in "MW@%<>=+~":
+        return 1.5
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
 def shortened(text: str, longest: int) -> str:
     """Shorten a name in its middle, since both ends of `layer3.1.conv2.weight` tell something.
 
@@ -124,7 +145,63 @@ def shortened(text: str, longest: int) -> str:
         >>> shortened("features.denseblock3.conv1", 15)
         'feature…3.conv1'
     """
-    if len(text) <= longest:
+    if signs(text) <= longest:
         return text
-    head = longest // 2
-    return f"{text[:head]}…{text[len(text) - (longest - head - 1) :]}"
+    head, tail, room = "", "", longest - 1
+    for letter in text:
+        if signs(head + letter) > longest // 2:
+            break
+        head += letter
+    for letter in reversed(text):
+        if signs(tail + letter) > room - signs(head):
+            break
+        tail = letter + tail
+    return f"{head}…{tail}"
+
+
+def memory(num_bytes: int) -> str:
+    """Write a number of bytes with three digits, in units of 1024.
+
+    Examples:
+        >>> memory(512), memory(1_572_864), memory(12 * 2**30)
+        ('512\u202fB', '1.5\u202fMiB', '12\u202fGiB')
+    """
+    for power_, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if num_bytes >= 0.9995 * 2**power_:
+            return f"{num_bytes / 2**power_:.3g}{NARROW_SPACE}{unit}"
+    return f"{num_bytes}{NARROW_SPACE}B"
+
+
+def measured(value: float, decimals: int, unit: str, *, sign: bool = False) -> str:
+    """Write a number of some unit, without the unit: fractions of the unit "%" times 100, all else as it is.
+
+    Args:
+        value: the number.
+        decimals: of what is written.
+        unit: what it is counted in.
+        sign: whether to write a plus before what is above zero.
+
+    Examples:
+        >>> measured(0.0312, 1, "%"), measured(0.25, 2, "log-odds", sign=True)
+        ('3.1', '+0.25')
+    """
+    return (signed if sign else fixed)(value * factor(unit), decimals)
+
+
+def factor(unit: str) -> float:
+    """Give what a number of this unit is multiplied by when it is written."""
+    return 100.0 if unit == "%" else 1.0
+
+
+def amount(value: float) -> str:
+    """Write an amount of any size with three digits, and with a true minus sign.
+
+    Examples:
+        >>> amount(0.0), amount(12_345.0), amount(-0.01234), amount(1.0)
+        ('0', '12\u202f345', '−0.0123', '1')
+    """
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}".replace("-", MINUS)
+    digits = 0 if not value else max(0, 2 - math.floor(math.log10(abs(value))))
+    text = fixed(value, digits)
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -20,10 +20,21 @@ class Drawing(str):
         return str(self)
 
 
-def box(height: float, label: str | None) -> Element:
-    """Start a drawing as wide as its surroundings let it be; without a label it is decoration."""
-    spoken = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
-    return Element("svg", {"class": "plot", "width": "100%", "height": short(height), **spoken})
+def box(height: float, label: str | None, words: str = "") -> Element:
+    """Start a drawing as wide as its surroundings let it be.
+
+    Args:
+        height: in pixels.
+        label: what the drawing is, for those who hear the page; without it the drawing is decoration.
+        words: what the drawing says.
+    """
+    spoken = {"role": "img"} if label else {"aria-hidden": "true"}
+    svg = Element("svg", {"class": "plot", "width": "100%", "height": short(height), **spoken})
+    if label:
+        SubElement(svg, "title").text = label
+        if words:
+            SubElement(svg, "desc").text = words
+    return svg
 
 
 def add(parent: Element, tag: str, **attributes: str | float) -> Element:
