@@ -1,4 +1,7 @@
-"""Run every benchmark, write benchmarks/results/cpu.json, and render docs/performance.md from it."""
+"""Run every benchmark, write benchmarks/results/cpu.json, and render docs/performance.md from it.
+
+`python -m benchmarks oracles` measures that part alone and keeps the other rows.
+"""
 
 import json
 import os
@@ -8,18 +11,28 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import localization, memory, startup, steps
+from benchmarks import localization, memory, oracles, startup, steps
 from excise.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "benchmarks" / "results" / "cpu.json"
+PAGE = ROOT / "docs" / "performance.md"
+PARTS = {
+    "startup": startup.measure,
+    "localization": localization.measure,
+    "steps": steps.measure,
+    "memory": memory.measure,
+    "disk": memory.mask_on_disk,
+    "oracles": oracles.measure,
+}
 
 
-def main() -> None:
-    """Measure, write, render."""
+def main(chosen: list[str]) -> None:
+    """Measure all parts or those chosen, write, render."""
     torch.set_num_threads(int(os.environ.get("EXCISE_BENCH_THREADS", "2")))
-    found = {}
-    for part in (startup.measure, localization.measure, steps.measure, memory.measure, memory.mask_on_disk):
-        rows = part()
+    found = json.loads(TARGET.read_text())["rows"] if chosen else {}
+    for part in chosen or PARTS:
+        rows = PARTS[part]()
         found |= rows
         for name, row in rows.items():
             mark = "ok" if row["ratio"] <= row["goal"] else "MISSED"
@@ -27,10 +40,9 @@ def main() -> None:
             sys.stdout.write(f"{name:28} {row['ratio']:8.3f} {spread} goal {row['goal']} {mark}\n")
             sys.stdout.flush()
     result = {"environment": environment(), "rows": found}
-    target = ROOT / "benchmarks" / "results" / "cpu.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(result, indent=1) + "\n")
-    (ROOT / "docs" / "performance.md").write_text(render(result))
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(json.dumps(result, indent=1) + "\n")
+    PAGE.write_text(render(result))
 
 
 def environment() -> dict[str, object]:
@@ -59,13 +71,16 @@ def render(result: dict) -> str:
         "| what | figure | lowest to highest | goal |",
         "|---|---:|---:|---:|",
     ]
-    for row in result["rows"].values():
+    for name, row in result["rows"].items():
+        if name.startswith("oracles_"):
+            continue
         missed = "" if row["ratio"] <= row["goal"] else " (missed)"
         lines.append(
             f"| {row['what']} | {row['ratio']:.3g} | {row['lowest']:.3g} to {row['highest']:.3g} | {row['goal']}{missed} |"
         )
+    lines += oracles.section({name: row for name, row in result["rows"].items() if name.startswith("oracles_")})
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batchnorm, method_memory, recipes
+from benchmarks import audits, batchnorm, method_memory, recipes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
@@ -42,6 +42,10 @@ def test_the_page_of_memory_is_what_was_measured():
     assert method_memory.PAGE.read_text(encoding="utf-8") == method_memory.render(
         json.loads(method_memory.FOUND.read_text())
     )
+
+
+def test_the_page_of_the_audited_audit_is_what_was_measured():
+    assert audits.PAGE.read_text(encoding="utf-8") == audits.render(json.loads(audits.FOUND.read_text()))
 
 
 def test_the_table_of_batch_normalisation_is_what_was_measured():

@@ -24,8 +24,9 @@ def data_of(case):
     return (inputs[:NUM_TRAIN].clone(), labels[:NUM_TRAIN]), (inputs[NUM_TRAIN:].clone(), labels[NUM_TRAIN:])
 
 
-@pytest.mark.parametrize("num_forget", SETS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "num_forget"), [*((name, 7) for name in CASES), ("mlp", 1), ("mlp", 200), ("batchnorm", 1)]
+)
 def test_five_lines(name, num_forget, tmp_path):
     case = CASES[name]
     model, row_ids = case.make(), SETS[num_forget]
@@ -45,18 +46,11 @@ def test_five_lines(name, num_forget, tmp_path):
             outside = ~unlearned.mask.expand(key)
             assert torch.equal(before[key][outside], after[key][outside]), key
     assert moved(before, after)
-    assert audit.verdict in {"PASS", "FAIL", "INVALID"}
-    assert {one.name: one.num_models for one in audit.measures} == dict.fromkeys(
-        [
-            "forget_accuracy",
-            "retain_accuracy",
-            "test_accuracy",
-            "forget_margin",
-            "forget_margin_distance",
-            "confidence_attack",
-        ],
-        4,
-    )
+    assert audit.verdict in {"PASS", "FAIL", "INCONCLUSIVE", "INVALID"}
+    deciding = [one for one in audit.measures if one.decides]
+    assert [one.name for one in deciding] == list(audit.plan.deciding) and len(deciding) == 5
+    assert {one.name for one in audit.measures} <= {*audit.plan.deciding, *audit.plan.informing}
+    assert {one.num_models for one in audit.measures} == {4}
     html = (tmp_path / "report.html").read_text()
     assert f"Did the network forget {num_forget} row" in html
     assert audit.verdict in html
@@ -133,7 +127,7 @@ def test_a_plain_function_is_a_method_and_a_plain_training_a_plan(tmp_path):
     assert unlearned.recipe == "my_method"
     assert unlearned.cost.trained_rows == 233
     audit = excise.audit(unlearned, split, fresh=lambda: case.build().double(), plan=train_function, oracles=4)
-    assert audit.verdict in {"PASS", "FAIL", "INVALID"}
+    assert audit.verdict in {"PASS", "FAIL", "INCONCLUSIVE", "INVALID"}
     audit.save(tmp_path / "report.html")
     head = excise.unlearn(model, split, my_method, mask=excise.Mask.of_modules(model, ["8"]), seed=0)
     statistics = {

@@ -195,6 +195,33 @@ def test_tensors_come_back_to_the_bit(tmp_path):
     assert store.read_tensors(path)[1] == {}
 
 
+def test_metadata_is_read_without_the_tensors(tmp_path):
+    path = tmp_path / "a.safetensors"
+    store.write_tensors(path, {"a": torch.ones(1000)}, {"seed": "3"})
+    assert store.read_metadata(path) == store.read_tensors(path)[1] == {"seed": "3"}
+    store.write_tensors(path, {"a": torch.ones(1)})
+    assert store.read_metadata(path) == {}
+    path.write_bytes(b"junk")
+    with pytest.raises(errors.BadData, match="not a readable safetensors file"):
+        store.read_metadata(path)
+    with pytest.raises(errors.BadData, match="found no such file"):
+        store.read_metadata(tmp_path / "b.safetensors")
+
+
+def test_what_is_removed_is_gone_and_the_rest_is_there(target, monkeypatch):
+    store.write_bytes(target.with_name("b.bin"), b"other")
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    store.remove(target)
+    assert names(target.parent) == ["b.bin"] and synced == [True]
+    monkeypatch.setattr(os, "fsync", sync)
+    store.remove(target)  # gone already
+    assert names(target.parent) == ["b.bin"]
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(errors.DiskError, match=r"could not remove .*b\.bin: No space left on device"):
+        store.remove(target.with_name("b.bin"))
+
+
 def test_equal_tensors_give_equal_bytes(tmp_path):
     tensors = {"b": torch.arange(5.0), "a": torch.eye(2)}
     store.write_tensors(tmp_path / "one", tensors, {"kind": "test"})

@@ -1,7 +1,8 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
-The front door: `Split`, `doctor`, `unlearn`, `audit`, `TrainPlan`, `Mask`, and the rooms `recipes`, `methods`, `localize`,
-`data`, `networks`, `testing`. Names are looked up when first used, so that importing `excise` does not import torch.
+The front door: `Split`, `doctor`, `tune`, `unlearn`, `audit`, `TrainPlan`, `Mask`, and the rooms `recipes`, `methods`,
+`localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`. Names are looked up when first used, so that
+importing `excise` does not import torch.
 """
 
 import importlib
@@ -11,45 +12,58 @@ from excise.errors import ExciseError
 from excise.version import __version__
 
 if TYPE_CHECKING:
-    from excise import data, localize, methods, networks, recipes, testing
+    from excise import data, localize, measure, methods, networks, observe, oracles, recipes, testing
     from excise.data import Split
     from excise.diagnosis import Finding, doctor
     from excise.masks import Mask
-    from excise.pipeline import Audit, Unlearned, audit, unlearn
+    from excise.pipeline import Audit, Canaries, Confusion, Trigger, Tuning, Unlearned, audit, tune, unlearn
     from excise.train import Hooks, TrainPlan
 
 _HOMES = {
     "Audit": "excise.pipeline",
+    "Canaries": "excise.pipeline",
+    "Confusion": "excise.pipeline",
     "Finding": "excise.diagnosis",
     "Hooks": "excise.train",
     "Mask": "excise.masks",
     "Split": "excise.data",
     "TrainPlan": "excise.train",
+    "Trigger": "excise.pipeline",
+    "Tuning": "excise.pipeline",
     "Unlearned": "excise.pipeline",
     "audit": "excise.pipeline",
     "doctor": "excise.diagnosis",
+    "tune": "excise.pipeline",
     "unlearn": "excise.pipeline",
 }
-_ROOMS = ("data", "localize", "methods", "networks", "recipes", "testing")
+_ROOMS = ("data", "localize", "measure", "methods", "networks", "observe", "oracles", "recipes", "testing")
 
 __all__ = [
     "Audit",
+    "Canaries",
+    "Confusion",
     "ExciseError",
     "Finding",
     "Hooks",
     "Mask",
     "Split",
     "TrainPlan",
+    "Trigger",
+    "Tuning",
     "Unlearned",
     "__version__",
     "audit",
     "data",
     "doctor",
     "localize",
+    "measure",
     "methods",
     "networks",
+    "observe",
+    "oracles",
     "recipes",
     "testing",
+    "tune",
     "unlearn",
 ]
 

@@ -53,4 +53,4 @@ def _seed(value: int) -> None:
     if torch.accelerator.is_available():
         torch.manual_seed(value)
     else:
-        torch.random.default_generator.manual_seed(value)
+        torch.default_generator.manual_seed(value)

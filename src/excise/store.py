@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,21 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, so that it is gone after a power cut too; one that is gone already is no error.
+
+    Raises:
+        errors.DiskError: the file could not be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise errors.DiskError(
+            f"could not remove {path}: {error.strerror or error}; see who may write there"
+        ) from error
+
+
 def write_json(path: Path, value: object) -> None:
     """Write plain values (or msgspec structures) as indented JSON with a final newline."""
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
@@ -94,9 +109,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         errors.BadData: no such file, or not a safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file and none of its tensors.
+
+    Raises:
+        errors.BadData: no such file, or not a safetensors file.
+    """
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except FileNotFoundError as error:
         raise errors.BadData(f"expected weights at {path}, found no such file") from error
     except (safetensors.SafetensorError, OSError) as error:

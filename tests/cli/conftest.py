@@ -45,6 +45,7 @@ def project(tmp_path, monkeypatch, trained):
     (work / "plan.toml").write_text(PLAN)
     monkeypatch.chdir(work)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv(find.VARIABLE, raising=False)
     monkeypatch.setattr(find, "SYSTEM_ROOT", tmp_path / "system")

@@ -3,6 +3,8 @@ import json
 import pytest
 
 from excise import store
+from excise.oracles import Bank
+from tests.cli.conftest import PLAN
 from tests.cli.project import tree
 
 KEYS = {"verdict", "controls", "measures", "report"}
@@ -20,7 +22,8 @@ def audit(excise):
     """Run `excise audit` on it with few oracles."""
 
     def call(*words, oracles=4, test="mine:test"):
-        return excise("audit", "run", "--oracles", oracles, *(["--test", test] if test else []), *words)
+        count = [] if oracles is None else ["--oracles", oracles]
+        return excise("audit", "run", *count, *(["--test", test] if test else []), *words)
 
     return call
 
@@ -31,12 +34,14 @@ def test_numbers_and_page_are_written_into_the_run(project, made, audit):
     assert done.json["verdict"] in ("PASS", "FAIL") and done.json["report"] == "run/report.html"
     assert done.json["controls"].keys() == {"nothing", "retrained", "plan"}
     assert done.json["controls"]["nothing"] == "FAIL"  # the network knew the wrong labels by heart
-    assert len(done.json["measures"]) == 6 and all(one.keys() >= MEASURE for one in done.json["measures"])
+    assert all(one.keys() >= MEASURE for one in done.json["measures"])
+    deciding = [one["name"] for one in done.json["measures"] if one["decides"]]
+    assert deciding == done.json["plan"]["deciding"] and len(deciding) == 5
     assert all(one["num_models"] == 4 for one in done.json["measures"])
     held = json.loads((project / "run" / "audit.json").read_text())
     assert all(held[key] == value for key, value in done.json.items() if key != "report")
     assert (project / "run" / "report.html").read_text().startswith("<!doctype html>")
-    assert len(list((project / "run" / "oracles").iterdir())) == 4
+    assert len(kept(project)) == 4
 
 
 def test_people_read_the_verdict_its_reasons_and_the_measures(made, audit, monkeypatch):
@@ -44,9 +49,9 @@ def test_people_read_the_verdict_its_reasons_and_the_measures(made, audit, monke
     done = audit()
     first, *others = done.out.splitlines()
     assert first in ("Verdict: PASS", "Verdict: FAIL") and others[0].startswith("  - ")
-    assert "Controls: nothing FAIL, retrained " in done.out and others[-1] == "Open run/report.html"
-    table = [line for line in others if line.startswith(("gap to", "forget_", "retain_", "test_", "confidence_"))]
-    assert len(table) == 7 and max(map(len, table)) <= 80
+    assert "Controls: nothing FAIL, as it must; retrained " in done.out and others[-1] == "Open run/report.html"
+    table = [line for line in others if line.startswith(("decides", "informs", "forget_", "retain_", "test_", "rmia"))]
+    assert len(table) > 9 and max(map(len, table)) <= 80
     assert done.err.count("oracle ") == 4 and "oracle 4/4" in done.err
     assert audit("--quiet") == (done.code, "", "")
 
@@ -61,12 +66,14 @@ def test_the_same_command_again_says_so_and_does_nothing(project, made, audit):
 
 def test_an_audit_with_more_oracles_keeps_those_it_has(project, made, audit):
     assert audit(oracles=2).code == 0
-    before = tree(project / "run" / "oracles")
+    before, first = kept(project), json.loads((project / "run" / "audit.json").read_text())
     assert len(before) == 2
     done = audit("--json", oracles=4)
     assert done.json["num_oracles"] == 4
-    after = tree(project / "run" / "oracles")
+    after = kept(project)
     assert len(after) == 4 and before.items() <= after.items()
+    aside = project / "run" / f"audit-{first['plan_digest'][:12]}.json"  # no audit is written over
+    assert json.loads(aside.read_text()) == first
 
 
 def test_a_page_that_is_gone_is_drawn_again(project, made, audit):
@@ -81,7 +88,74 @@ def test_few_oracles_decide_nothing(made, audit):
     assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE"
 
 
-def test_an_audit_that_cannot_see_even_doing_nothing_is_4(project, unlearn, audit):
+def kept(project):
+    """The oracles in the bank that commands use unless they are told of another."""
+    bank = project.parent / "cache" / "excise" / "bank"
+    oracles = {f"{one.key}.safetensors" for one in Bank(bank).entries() if one.kind == "oracle"}
+    return {name: found for name, found in tree(bank).items() if name in oracles}
+
+
+def test_a_plan_that_is_not_how_the_network_was_trained_is_4(project, made, audit):
+    (project / "short.toml").write_text(PLAN.replace("epochs = 200", "epochs = 2"))
+    done = audit("--json", "--plan", "short.toml")
+    assert done.code == 4 and done.json["verdict"] == "INVALID" and done.json["controls"]["plan"] == "FAIL"
+    assert audit("--plan", "short.toml").code == 4
+
+
+def test_the_plan_of_the_audit_is_there_before_anything_is_trained(project, made, audit):
+    (project / "own.py").write_text(
+        "import json, pathlib\n"
+        "def train(model, rows, seed):\n"
+        "    assert json.loads(pathlib.Path('run/audit-plan.json').read_text())['tier'] == 'T1'\n"
+        "    raise OSError('the plan was there')\n"
+    )
+    assert "the plan was there" in audit("--plan", "own:train").err
+
+
+@pytest.mark.parametrize("edit", ["a measure is added", "another decides", "the plan is changed"])
+def test_an_audit_that_left_its_plan_is_refused(project, made, audit, excise, edit):
+    assert audit().code == 0
+    path = project / "run" / "audit.json"
+    held = json.loads(path.read_text())
+    if edit == "a measure is added":
+        held["measures"].append({**held["measures"][0], "name": "a_kinder_one", "decides": False})
+    elif edit == "another decides":
+        next(one for one in held["measures"] if one["name"] == "confidence_attack")["decides"] = True
+    else:
+        held["plan"]["deciding"] = held["plan"]["deciding"][:1]
+    path.write_text(json.dumps(held))
+    assert excise("report", "run").code == 6 and audit().code == 6
+
+
+def test_the_smallest_tier_trains_nothing(project, made, audit):
+    done = audit("--json", "--tier", "T0", oracles=None)
+    assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE" and done.json["measures"] == []
+    assert kept(project) == {} and set(done.json["controls"].values()) == {"not run"}
+
+
+def test_a_budget_picks_what_fits_and_says_what_it_left_out(project, made, audit):
+    done = audit("--json", "--budget-seconds", "0.001", oracles=None)
+    assert done.code == 0 and done.json["tier"] == "T0" and len(done.json["left_out"]) == 2
+    assert "left out: " in audit("--budget-seconds", "0.001", oracles=None).out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tier", "T9"], "tier: expected one of T0, T1, T2, found 'T9'"),
+        (["--budget-seconds", "5", "--tier", "T1"], "budget_seconds: it chooses tier and number of oracles itself"),
+        (["--effect", "0"], "effect: expected a share"),
+        (["--confused", "1"], "--confused: expected two classes such as 3,5"),
+        (["--trigger", "mine:make"], "--trigger: expected pkg.mod:apply=CLASS"),
+    ],
+)
+def test_options_that_cannot_be_are_told_before_any_training(project, made, audit, words, message):
+    before = tree(project)
+    done = audit(*words, oracles=None)
+    assert done.code == 2 and message in done.err and tree(project) == before
+
+
+def test_an_audit_that_cannot_see_even_doing_nothing_is_inconclusive(project, unlearn, audit):
     (project / "own.py").write_text(
         "import mine, torch\n"
         "from safetensors.torch import load_file\n"
@@ -96,7 +170,7 @@ def test_an_audit_that_cannot_see_even_doing_nothing_is_4(project, unlearn, audi
     assert unlearn(plan="own:train", recipe="Nothing").code == 0
     for _ in range(2):
         done = audit("--json")
-        assert done.code == 4 and done.json["verdict"] == "INVALID" and done.json["controls"]["nothing"] == "PASS"
+        assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE" and done.json["controls"]["nothing"] == "PASS"
 
 
 def test_a_plan_of_ones_own_code(project, made, audit):
@@ -123,7 +197,8 @@ def test_what_ones_own_training_raises_is_told_as_ones_own(project, made, audit,
     before = tree(project)
     done = audit("--plan", plan)
     assert done.code == 2 and done.err.splitlines()[-1].startswith(f"excise: --plan: {plan}() raised {message}")
-    assert "did not foresee" not in done.err and tree(project) == before
+    after = tree(project)
+    assert after.pop("run/audit-plan.json") and "did not foresee" not in done.err and after == before
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "mask.safetensors", "patch.safetensors"])

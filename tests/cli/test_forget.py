@@ -168,7 +168,7 @@ def test_no_trace_of_which_rows_were_forgotten(project, unlearn, excise):
     again = unlearn("--set", "epochs=2", "--debug", data="mine:many", plan="plan.toml")
     assert again.code == 2
     texts = [path.read_text() for path in (project / "run").iterdir() if path.suffix in (".json", ".html")]
-    assert len(texts) == 3
+    assert len(texts) == 4  # run.json, audit-plan.json, audit.json, report.html
     for text in [*texts, *(word for done in (said, heard, again) for word in done[1:])]:
         assert not re.search(rf"(?<![0-9a-f.])({'|'.join(map(str, ids))})(?![0-9a-f])", text)
 

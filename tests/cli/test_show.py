@@ -55,7 +55,7 @@ def test_elsewhere_than_on_a_terminal_a_stage_is_a_line(capsys):
     with show.progress(quiet=False) as hooks:
         hooks.on_stage("Finetune", 36)
         hooks.on_step()
-        hooks.on_note("Wrong labels: DEL")
+        hooks.on_part("Wrong labels: DEL")
         hooks.on_stage("localize", 1)
         hooks.on_stage_end("localize")
     out, err = capsys.readouterr()
@@ -68,7 +68,7 @@ def test_bars_count_the_stage_and_the_whole(terminal):
     with Progress(console=terminal) as progress:
         bars = show.Bars(progress, 5, "all")
         whole, stage = progress.tasks
-        bars.on_note("Two classes")
+        bars.on_part("Two classes")
         for name, steps in (("oracle 1/2", 3), ("oracle 2/2", 2)):
             bars.on_stage(name, steps)
             assert stage.visible and stage.description == f"  Two classes, {name}" and stage.completed == 0
@@ -93,7 +93,7 @@ def test_without_a_total_there_is_the_stage_alone(terminal):
 def test_bars_fit_80_columns_and_vanish(monkeypatch, terminal, total):
     monkeypatch.setattr(show, "Console", lambda **_: terminal)
     with show.progress(quiet=False, total=total, label="excise demo") as hooks:
-        hooks.on_note("A random tenth: SameCostRetrain, which is long enough to be cut")
+        hooks.on_part("A random tenth: SameCostRetrain, which is long enough to be cut")
         hooks.on_stage("Retrain", 100)
         hooks.on_step()
     text = terminal.file.getvalue()
@@ -147,8 +147,13 @@ def test_measures_fit_80_columns(scale):
         "low": -0.23456 * scale,
         "high": 0.34567 * scale,
     }
-    one |= {"null_high": 0.45678 * scale, "p": 0.00001234, "least_detectable": 0.56789 * scale}
-    _, line = drawn(show.measures_table([one]))
+    one |= {
+        "null_low": -0.45678 * scale,
+        "null_high": 0.45678 * scale,
+        "p": 0.00001234,
+        "least_detectable": 0.56789 * scale,
+    }
+    _, line = drawn(show.measures_table("decides", [one]))
     assert "…" not in line.replace(" … ", "") and len(line) <= 80
     assert line.startswith("forget_margin_distance")
 

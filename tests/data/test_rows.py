@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from excise import errors, params
-from excise.data.rows import ArraySource, DatasetSource, Rows, as_source
+from excise.data.rows import ArraySource, DatasetSource, JoinedSource, Rows, as_source
 
 NUM_ROWS = 23
 INPUTS = torch.randn(NUM_ROWS, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -303,3 +303,117 @@ def test_sources_are_of_two_kinds():
     assert {name for name, kind in kinds.items() if kind is ArraySource} == arrays
     assert {name for name, kind in kinds.items() if kind is DatasetSource} == set(kinds) - arrays
     assert params.digest({"x": as_source((INPUTS, LABELS)).tensors[0]}) == params.digest({"x": INPUTS})
+
+
+# --- two sources as one -----------------------------------------------------------------------------------------------
+
+MORE = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+BOTH = torch.cat([INPUTS, MORE[0]]), torch.cat([LABELS, MORE[1]])
+
+
+def joined(first, second):
+    """Our rows and six more, each as arrays or one by one."""
+    make = {"arrays": lambda pair: as_source(pair), "one by one": lambda pair: as_source(Map(*pair))}
+    return JoinedSource(make[first]((INPUTS, LABELS)), make[second](MORE))
+
+
+forms = pytest.mark.parametrize("first", ["arrays", "one by one"])
+other_forms = pytest.mark.parametrize("second", ["arrays", "one by one"])
+
+
+@forms
+@other_forms
+@given(ids=st.lists(st.integers(0, NUM_ROWS + 5), min_size=1, max_size=12))
+def test_joined_rows_are_those_of_the_arrays_put_together(first, second, ids):
+    source, whole = joined(first, second), as_source(BOTH)
+    given_ids = torch.tensor(ids)
+    for found, expected in zip(source.read(given_ids), whole.read(given_ids), strict=True):
+        assert torch.equal(found, expected) and found.dtype == expected.dtype
+    assert torch.equal(source.labels(given_ids), BOTH[1][ids])
+
+
+@forms
+@other_forms
+def test_joined_rows_have_the_length_fingerprint_and_examples_of_the_arrays_put_together(first, second):
+    source, whole = joined(first, second), as_source(BOTH)
+    assert len(source) == len(whole) == NUM_ROWS + 6 and as_source(source) is source
+    some = torch.tensor([0, 4, NUM_ROWS - 1, NUM_ROWS, NUM_ROWS + 5])
+    for ids in (some, torch.arange(len(source)), some[:2], some[3:]):
+        assert Rows(source, ids).fingerprint() == Rows(whole, ids).fingerprint()
+        found, expected = Rows(source, ids).as_dataset(), Rows(whole, ids).as_dataset()
+        assert len(found) == len(expected) == len(ids)
+        for one, other in zip(found, expected, strict=True):
+            assert [torch.equal(torch.as_tensor(a), b) for a, b in zip(one, other, strict=True)] == [True, True]
+        collated = as_source(found).read(torch.arange(len(ids)))  # examples of both can stand in one batch
+        assert torch.equal(collated[0], BOTH[0][ids]) and torch.equal(collated[1], BOTH[1][ids])
+
+
+def test_joined_arrays_are_a_dataset_of_tensors_for_code_that_wants_those():
+    dataset = Rows(joined("arrays", "arrays"), torch.tensor([2, NUM_ROWS])).as_dataset()
+    assert [torch.equal(own, other) for own, other in zip(dataset.dataset.tensors, BOTH, strict=True)] == [True, True]
+    assert len(dataset.dataset) == NUM_ROWS + 6
+
+
+def test_a_joined_source_can_be_joined_again():
+    thrice = JoinedSource(joined("arrays", "one by one"), as_source((INPUTS, LABELS)))
+    ids = torch.tensor([NUM_ROWS + 6, 1, NUM_ROWS + 2, len(thrice) - 1])
+    assert torch.equal(thrice.read(ids)[0], torch.cat([BOTH[0], INPUTS])[ids])
+    assert torch.equal(thrice.labels(ids), torch.cat([BOTH[1], LABELS])[ids])
+
+
+def test_joined_rows_are_read_once_each_and_only_those():
+    first, second = Map(), Map(*MORE)
+    source = JoinedSource(as_source(first), as_source(second))
+    first.read.clear()
+    second.read.clear()
+    source.read(torch.tensor([NUM_ROWS + 3, 4, NUM_ROWS, 2]))
+    assert (first.read, second.read) == ([4, 2], [3, 0])
+    source.read(torch.tensor([7]))
+    assert (first.read, second.read) == ([4, 2, 7], [3, 0])
+
+
+class Named(Map):
+    """Examples by name, one of them nested; with text beside them, if asked for."""
+
+    def __init__(self, *pair, **text):
+        super().__init__(*(pair or (INPUTS, LABELS)))
+        self.text = text
+
+    def __getitem__(self, index):
+        inputs, label = super().__getitem__(index)
+        return {"pair": (inputs, {"label": label}), "twice": [2 * inputs], **self.text}
+
+
+def test_named_and_nested_examples_can_be_joined():
+    source = JoinedSource(as_source(Named()), as_source(Named(*MORE)))
+    ids = torch.tensor([NUM_ROWS + 1, 3, NUM_ROWS])
+    found = source.read(ids)
+    assert torch.equal(found["pair"][0], BOTH[0][ids]) and torch.equal(found["pair"][1]["label"], BOTH[1][ids])
+    assert torch.equal(found["twice"][0], 2 * BOTH[0][ids])
+    example = Rows(source, ids).as_dataset()[0]
+    assert torch.equal(example["pair"][0], MORE[0][1]) and int(example["pair"][1]["label"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ((MORE[0].double(), MORE[1]), r"\(float64\[2, 3\], int64\[\]\)"),
+        ((MORE[0][:, :1], MORE[1]), r"\(float32\[1, 3\], int64\[\]\)"),
+        ((*MORE, MORE[1]), r"\(float32\[2, 3\], int64\[\], int64\[\]\)"),
+        (Named(), r"\{'pair': \(float32\[2, 3\], \{'label': int64\[\]\}\), 'twice': \(float32\[2, 3\]\)\}"),
+    ],
+)
+def test_examples_of_two_kinds_are_not_joined(other, found):
+    with pytest.raises(
+        errors.BadData, match=rf"one kind of example to join, found \(float32\[2, 3\], .*\) and {found};"
+    ):
+        JoinedSource(as_source((INPUTS, LABELS)), as_source(other))
+
+
+def test_text_and_emptiness_are_not_joined():
+    text = as_source(Named(who="a"))
+    with pytest.raises(errors.BadData, match=r"examples of tensors and numbers .*, found text or other objects"):
+        JoinedSource(text, text)
+    empty = as_source((INPUTS[:0], LABELS[:0]))
+    with pytest.raises(errors.BadData, match=r"expected rows in both data sets to join, found 23 and 0; leave out"):
+        JoinedSource(as_source((INPUTS, LABELS)), empty)

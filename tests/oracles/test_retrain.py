@@ -1,8 +1,12 @@
-"""Twin: a training loop written out in plain torch, to the bit. And the cache: found again only where nothing differs."""
+"""Twin: a training loop written out in plain torch, to the bit. And the bank: found again only where nothing differs."""
 
-import dataclasses
 import math
+import os
+import signal
+import subprocess
 import sys
+import types
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,11 +17,12 @@ from torch.nn import functional
 from excise import errors, params, seeds, store
 from excise.data.rows import Rows
 from excise.masks import Mask
-from excise.oracles import Trained, retrain
+from excise.oracles import Bank, keys, retrain
 from excise.train import Engine, Hooks, Task, TrainPlan
 from tests.cases import CASES
 from tests.probes import Watched, same_bytes
 
+ROOT = Path(__file__).parents[2]
 PLAN = TrainPlan(epochs=3, lr=0.1, batch_size=8, weight_decay=1e-3)
 CASE = CASES["mlp"]
 
@@ -105,13 +110,13 @@ def test_running_statistics_are_trained_too():
     assert not torch.equal(state["1.running_mean"], torch.zeros(10))
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_the_forget_rows_are_never_read(cached, tmp_path):
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_forget_rows_are_never_read(kept, tmp_path):
     inputs, labels = CASE.data(30)
     data = Watched(inputs, labels, forbidden=[3, 4, 17])
     ids = torch.tensor([row for row in range(30) if row not in data.forbidden])
     rows = Rows(Rows.all_of(data).source, ids)
-    retrain(mlp, rows, PLAN, [1], engine_for(), cache=tmp_path if cached else None)
+    retrain(mlp, rows, PLAN, [1], engine_for(), bank=Bank(tmp_path) if kept else None)
     assert set(data.read) == set(ids.tolist())
 
 
@@ -148,16 +153,16 @@ def test_cost_and_progress_are_counted():
     assert heard.said == wanted
 
 
-def counted(plan=PLAN, make=mlp, rows=None, seed=3, cache=None, task=None):
+def counted(plan=PLAN, make=mlp, rows=None, seed=3, bank=None, task=None):
     """Retrain one network; give it, and whether it was trained rather than found."""
     engine = engine_for(task=task or Task())
-    found = retrain(make, rows or every_row(), plan, [seed], engine, cache=cache)[0]
+    found = retrain(make, rows or every_row(), plan, [seed], engine, bank=Bank.of(bank))[0]
     return found, engine.cost.trained_rows > 0
 
 
 def test_an_unchanged_request_is_found_again_to_the_bit(tmp_path):
-    first, trained = counted(cache=tmp_path / "new" / "cache")
-    again, retrained = counted(cache=tmp_path / "new" / "cache")
+    first, trained = counted(bank=tmp_path / "new" / "bank")
+    again, retrained = counted(bank=tmp_path / "new" / "bank")
     assert (trained, retrained) == (True, False)
     assert same_bytes(first.state, again.state)
     assert list(again.state) == sorted(first.state) or list(again.state) == list(first.state)
@@ -271,11 +276,11 @@ def test_every_field_of_a_plan_is_among_the_changes():
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_a_changed_request_is_trained_anew(change, tmp_path):
-    counted(cache=tmp_path)
+    counted(bank=tmp_path)
     options = dict(CHANGES[change])
     if "rows" in options:
         options["rows"] = options["rows"]()
-    _, trained = counted(cache=tmp_path, **options)
+    _, trained = counted(bank=tmp_path, **options)
     assert trained
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -290,21 +295,21 @@ def test_a_changed_request_is_trained_anew(change, tmp_path):
     ],
 )
 def test_equal_weights_in_unequal_code_and_unequal_weights_of_no_effect_are_trained_anew(one, other, tmp_path):
-    assert counted(make=one, cache=tmp_path)[1]
-    assert not counted(make=one, cache=tmp_path)[1]
-    assert counted(make=other, cache=tmp_path)[1]
+    assert counted(make=one, bank=tmp_path)[1]
+    assert not counted(make=one, bank=tmp_path)[1]
+    assert counted(make=other, bank=tmp_path)[1]
 
 
 def test_another_number_of_threads_or_another_version_is_trained_anew(tmp_path, monkeypatch):
-    counted(cache=tmp_path)
+    counted(bank=tmp_path)
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
-    assert counted(cache=tmp_path)[1]
+    assert counted(bank=tmp_path)[1]
     monkeypatch.undo()
-    monkeypatch.setattr(sys.modules[retrain.__module__], "__version__", "0.0.0")
-    assert counted(cache=tmp_path)[1]
+    monkeypatch.setattr(keys, "__version__", "0.0.0")
+    assert counted(bank=tmp_path)[1]
     monkeypatch.undo()
-    assert not counted(cache=tmp_path)[1]
+    assert not counted(bank=tmp_path)[1]
 
 
 @pytest.mark.parametrize(
@@ -315,9 +320,9 @@ def test_another_number_of_threads_or_another_version_is_trained_anew(tmp_path, 
     ],
 )
 def test_networks_trained_with_the_users_own_code_are_not_kept(task, tmp_path):
-    counted(cache=tmp_path)
-    assert counted(cache=tmp_path, task=task)[1]
-    assert counted(cache=tmp_path, plan=lambda model, dataset, seed: model)[0].trained_rows is None
+    counted(bank=tmp_path)
+    assert counted(bank=tmp_path, task=task)[1]
+    assert counted(bank=tmp_path, plan=lambda model, dataset, seed: model)[0].trained_rows is None
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -328,11 +333,11 @@ def test_augmented_rows_are_found_again_and_move_no_random_state(tmp_path):
             return inputs + torch.randn(6), label
 
     rows = Rows.all_of(Noisy(*CASE.data(30)))
-    first, trained = counted(rows=rows, cache=tmp_path)
+    first, trained = counted(rows=rows, bank=tmp_path)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         before = torch.get_rng_state()
-        again, retrained = counted(rows=rows, cache=tmp_path)
+        again, retrained = counted(rows=rows, bank=tmp_path)
         assert torch.equal(torch.get_rng_state(), before)
     assert (trained, retrained) == (True, False)
     assert same_bytes(first.state, again.state)
@@ -350,35 +355,35 @@ def the_file(directory):
 
 
 @pytest.mark.parametrize("place", [-1, -100, -500, 3])
-def test_a_flipped_bit_in_the_cache_is_an_error_and_not_a_network(place, tmp_path):
-    counted(cache=tmp_path)
+def test_a_flipped_bit_in_the_bank_is_an_error_and_not_a_network(place, tmp_path):
+    counted(bank=tmp_path)
     flip(the_file(tmp_path), place)
     with pytest.raises(errors.Corrupt, match=r"remove it to have the network trained again"):
-        counted(cache=tmp_path)
+        counted(bank=tmp_path)
 
 
-def test_a_truncated_file_in_the_cache_is_an_error(tmp_path):
-    counted(cache=tmp_path)
+def test_a_truncated_file_in_the_bank_is_an_error(tmp_path):
+    counted(bank=tmp_path)
     path = the_file(tmp_path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(errors.Corrupt, match=r"not a readable safetensors file.*remove it"):
-        counted(cache=tmp_path)
+        counted(bank=tmp_path)
 
 
 @pytest.mark.parametrize("what", ["another network", "another cost", "no seal"])
 def test_a_whole_file_that_is_another_is_an_error(what, tmp_path):
-    counted(cache=tmp_path)
+    counted(bank=tmp_path)
     path = the_file(tmp_path)
     state, told = store.read_tensors(path)
     if what == "another network":
-        counted(cache=tmp_path / "beside", seed=4)
+        counted(bank=tmp_path / "beside", seed=4)
         path.write_bytes(the_file(tmp_path / "beside").read_bytes())
     elif what == "another cost":
         store.write_tensors(path, state, {**told, "trained_rows": "1"})
     else:
         store.write_tensors(path, state, {})
     with pytest.raises(errors.Corrupt, match="is not what was put there"):
-        counted(cache=tmp_path)
+        counted(bank=tmp_path)
 
 
 def test_the_users_own_training_is_given_a_fresh_network_the_rows_and_the_seed():
@@ -450,7 +455,372 @@ def test_a_training_that_diverges_says_so():
         retrain(mlp, every_row(), TrainPlan(epochs=50, lr=1e200, batch_size=8), [1], engine_for())
 
 
-def test_trained_is_frozen():
-    found = Trained(1, {}, 0.0, None)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        found.seed = 2
+# one set of rows a seed
+
+
+def test_each_network_may_have_rows_of_its_own():
+    source = every_row().source
+    several = [Rows(source, torch.arange(start, start + 20)) for start in (0, 5, 10)]
+    found = retrain(mlp, several, PLAN, [1, 2, 3], engine_for())
+    for one, rows, seed in zip(found, several, (1, 2, 3), strict=True):
+        assert same_bytes(one.state, retrain(mlp, rows, PLAN, [seed], engine_for())[0].state)
+
+
+def test_another_number_of_sets_than_of_seeds_is_refused():
+    with pytest.raises(errors.BadRequest, match="rows: expected one set of rows for each of 3 seeds, found 2"):
+        retrain(mlp, [every_row(), every_row()], PLAN, [1, 2, 3], engine_for())
+
+
+def test_networks_that_share_weights_are_refused():
+    body = nn.Linear(6, 10).double()
+
+    def shared():
+        return nn.Sequential(body, nn.ReLU(), nn.Linear(10, 4).double())
+
+    with pytest.raises(errors.BadRequest, match="it gave two networks that share weights, trained by then"):
+        retrain(shared, every_row(), PLAN, [1, 2], engine_for())
+    body.requires_grad_(False)
+    assert len(retrain(shared, every_row(), PLAN, [1, 2], engine_for())) == 2
+
+
+# a run that is broken off
+
+
+class Heard(Hooks):
+    """Writes down stages and notes; may break off as one begins or after so many of its steps."""
+
+    def __init__(self, stop_at=None, steps=0):
+        self.stages, self.notes, self._stop, self._left = [], [], stop_at, steps
+
+    def on_stage(self, name, num_steps):
+        self.stages.append(name)
+
+    def on_note(self, text):
+        self.notes.append(text)
+
+    def on_step(self):
+        if self.stages[-1] == self._stop:
+            self._left -= 1
+            if self._left < 0:
+                raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_after_an_interrupt_only_what_is_missing_is_trained(tmp_path, steps):
+    bank, wanted = Bank(tmp_path), retrain(mlp, every_row(), PLAN, range(5), engine_for())
+    with pytest.raises(KeyboardInterrupt):
+        retrain(mlp, every_row(), PLAN, range(5), engine_for(hooks=Heard("oracle 3/5", steps)), bank=bank)
+    assert {entry.seed for entry in bank.entries()} == {0, 1}
+    engine = engine_for(hooks=Heard())
+    found = retrain(mlp, every_row(), PLAN, range(5), engine, bank=bank)
+    assert engine.hooks.stages == ["oracle 3/5", "oracle 4/5", "oracle 5/5"]
+    assert engine.cost.trained_rows == 270
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, wanted, strict=True))
+
+
+def test_more_networks_of_the_same_seeds_are_only_the_further_ones(tmp_path):
+    bank, heard = Bank(tmp_path), Heard()
+    retrain(mlp, every_row(), PLAN, [1, 2], engine_for(), bank=bank)
+    retrain(mlp, every_row(), PLAN, [3, 2, 1], engine_for(hooks=heard), bank=bank)
+    assert heard.stages == ["oracle 1/3"]
+
+
+def test_a_bank_says_what_lies_in_it(tmp_path):
+    bank = Bank(tmp_path)
+    retrain(mlp, every_row(), PLAN, [7], engine_for(), bank=bank, kind="half")
+    (entry,) = bank.entries()
+    assert (entry.kind, entry.architecture, entry.num_rows, entry.seed) == ("half", "Sequential", 30, 7)
+    assert entry.num_parameters == 6 * 10 + 10 + 10 * 4 + 4
+    assert 0 < entry.seconds < 60
+
+
+def test_networks_asked_for_as_another_kind_are_others(tmp_path):
+    bank = Bank(tmp_path)
+    for kind in ("oracle", "original", "original"):
+        retrain(mlp, every_row(), PLAN, [7], engine_for(), bank=bank, kind=kind)
+    assert [entry.kind for entry in bank.entries()] == ["oracle", "original"]
+    assert len(bank.prune(kinds=["original"])) == 1
+
+
+def test_an_unknown_kind_and_a_bank_that_may_not_be_written_are_told_before_any_training(tmp_path, monkeypatch):
+    heard, bank = Heard(), Bank(tmp_path / "deep" / "bank")
+    with pytest.raises(errors.BadRequest, match="kind: expected one of oracle, original, half, found 'retain'"):
+        retrain(mlp, every_row(), PLAN, [7], engine_for(hooks=heard), bank=bank, kind="retain")
+    retrain(mlp, every_row(), PLAN, [7], engine_for(), bank=bank)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(errors.DiskError, match=r"bank: .* may not be written by this user; choose another directory"):
+        retrain(mlp, every_row(), PLAN, [7, 8], engine_for(hooks=heard), bank=bank)
+    assert heard.stages == []
+    retrain(mlp, every_row(), PLAN, [7], engine_for(hooks=heard), bank=bank)  # found, so nothing is to be written
+    assert heard.stages == []
+
+
+def test_ones_own_code_is_told_once_that_it_is_not_kept(tmp_path):
+    heard = Heard()
+    bank = Bank(tmp_path / "bank")
+    retrain(mlp, every_row(), lambda model, dataset, seed: model, [1, 2], engine_for(hooks=heard), bank=bank)
+    (note,) = heard.notes
+    assert note.startswith("oracle: trained one at a time and not kept in ") and "code cannot be hashed" in note
+    assert bank.entries() == []
+    quiet = Heard()
+    retrain(mlp, every_row(), lambda model, dataset, seed: model, [1, 2], engine_for(hooks=quiet))
+    assert quiet.notes == []
+
+
+def test_what_another_run_slows_down_slows_no_training_from_scratch():
+    slowed = engine_for(slow=(Mask.full(mlp()), 0.1))
+    one, other = (retrain(mlp, every_row(), PLAN, [7], engine)[0] for engine in (engine_for(), slowed))
+    assert same_bytes(one.state, other.state)
+
+
+# many at once
+
+
+class Stack:
+    """Stands in for training together: trains each alone by this file's loop, and writes down who was in which stack."""
+
+    def __init__(self):
+        self.reason, self.slower, self.asked, self.timed, self.stacks = None, None, [], [], []
+
+    def why_not(self, model, rows, plan, engine):
+        assert engine.slow is None
+        self.asked.append([len(some) for some in rows])
+        return self.reason
+
+    def why_slower(self, model, rows, plan, engine, num_models):
+        self.timed.append(num_models)
+        return self.slower
+
+    def at_once(self, model, rows, plan, engine):
+        return 16
+
+    def fit_(self, models, rows, plan, train_seeds, engine, *, stage):
+        assert len({len(some) for some in rows}) == 1
+        self.stacks.append(tuple(train_seeds))
+        engine.hooks.on_stage(stage, len(models))
+        for model, some, seed in zip(models, rows, train_seeds, strict=True):
+            inputs, labels = (part[some.ids] for part in CASE.data(60))
+            state = by_hand(lambda model=model: model, inputs, labels, torch.arange(len(labels)), plan, seed)
+            model.load_state_dict(state)
+            engine.cost.count(trained=plan.epochs * len(some))
+            engine.hooks.on_step()
+        engine.hooks.on_stage_end(stage)
+
+
+@pytest.fixture
+def stack(monkeypatch):
+    found, module = Stack(), sys.modules[retrain.__module__]
+    monkeypatch.setattr(module, "why_not_together", found.why_not)
+    monkeypatch.setattr(module, "why_slower_together", found.why_slower)
+    monkeypatch.setattr(module, "networks_at_once", found.at_once)
+    monkeypatch.setattr(module, "fit_together_", found.fit_)
+    return found
+
+
+def several(count, **options):
+    """Retrain networks of the seeds 0, 1, ...; give them and what was heard."""
+    heard = options.pop("hooks", None) or Heard()
+    rows = Rows.all_of(CASE.data(60)).head(30)
+    return retrain(mlp, rows, PLAN, range(count), engine_for(hooks=heard), **options), heard
+
+
+def test_one_at_a_time_unless_asked(stack):
+    several(20)
+    assert stack.stacks == stack.asked == stack.timed == []
+
+
+def test_all_go_together_in_chunks_where_that_is_asked(stack):
+    found, heard = several(37, together=True)
+    assert stack.stacks == [tuple(range(13)), tuple(range(13, 26)), tuple(range(26, 37))]
+    assert heard.stages == ["oracle 1-13/37", "oracle 14-26/37", "oracle 27-37/37"] and heard.notes == []
+    assert stack.asked == [[30] * 37] and stack.timed == []
+    assert [one.seed for one in found] == list(range(37))
+    assert [one.trained_rows for one in found] == [90] * 37
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, several(37)[0], strict=True))
+
+
+def test_seconds_of_a_chunk_are_shared_out(stack, monkeypatch):
+    ticks = iter([10.0, 14.0])
+    clock = types.SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr(sys.modules[retrain.__module__], "time", clock)
+    assert [one.seconds for one in several(5, together=True)[0]] == [0.8] * 5
+
+
+def sized(counts):
+    source = Rows.all_of(CASE.data(60)).source
+    return [Rows(source, torch.arange(count)) for count in counts]
+
+
+def test_networks_go_together_with_those_of_equally_many_rows(stack):
+    engine, counts = engine_for(hooks=Heard()), [10, 20, 10, 30, 10, 10, 20, 10]
+    found = retrain(mlp, sized(counts), PLAN, range(8), engine, together=True)
+    assert sorted(stack.stacks) == [(0, 2, 4, 5, 7), (1, 6), (3,)] and stack.asked == [counts]
+    assert [one.trained_rows for one in found] == [3 * count for count in counts]
+    assert engine.cost.trained_rows == 3 * sum(counts)
+    stack.stacks.clear()
+    heard = Heard()
+    retrain(mlp, sized(counts), PLAN, range(8), engine_for(hooks=heard), together=None)
+    assert stack.stacks == [(0, 2, 4, 5, 7)] and stack.timed == [5]
+    assert heard.stages == ["oracle 2/8", "oracle 4/8", "oracle 7/8", "oracle 1-8/8"] and heard.notes == []
+
+
+def test_left_free_rows_of_many_sizes_go_alone_and_that_is_told(stack):
+    heard = Heard()
+    retrain(mlp, sized([10, 10, 10, 20, 20, 20]), PLAN, range(6), engine_for(hooks=heard), together=None)
+    assert heard.notes == ["oracle: trained one at a time, since fewer than 4 of them have equally many rows"]
+    assert heard.stages == [f"oracle {number}/6" for number in range(1, 7)] and stack.asked == []
+
+
+@pytest.mark.parametrize(
+    ("count", "stacks", "alone"), [(1, [], [0]), (3, [], [0, 1, 2]), (4, [4], []), (16, [16], []), (18, [9, 9], [])]
+)
+def test_left_free_four_or_more_go_together(stack, count, stacks, alone):
+    found, heard = several(count, together=None)
+    assert [len(one) for one in stack.stacks] == stacks and heard.notes == []
+    assert stack.timed == [count] * bool(stacks)
+    assert [int(name.split()[1].split("/")[0]) - 1 for name in heard.stages if "-" not in name] == alone
+    assert [one.seed for one in found] == list(range(count))
+
+
+@pytest.mark.parametrize("what", ["reason", "slower"])
+def test_left_free_what_cannot_or_should_not_go_together_goes_alone_and_is_told_why(stack, what):
+    setattr(stack, what, "it draws random numbers")
+    found, heard = several(9, together=None)
+    assert stack.stacks == [] and len(stack.asked) == 1
+    assert heard.notes == ["oracle: trained one at a time, since it draws random numbers"]
+    assert heard.stages == [f"oracle {number}/9" for number in range(1, 10)]
+    assert len(found) == 9
+
+
+def test_together_that_cannot_be_is_refused_before_any_training(stack):
+    stack.reason = "it draws random numbers"
+    heard = Heard()
+    with pytest.raises(errors.BadRequest, match="together: it draws random numbers; leave it False, or None"):
+        several(3, together=True, hooks=heard)
+    assert heard.stages == []
+
+
+def test_together_that_is_slower_is_done_where_it_is_asked(stack):
+    stack.slower = "one at a time is faster here"
+    several(5, together=True)
+    assert stack.stacks == [(0, 1, 2, 3, 4)]
+
+
+def test_ones_own_code_goes_alone(stack):
+    train = lambda model, dataset, seed: model  # noqa: E731
+    with pytest.raises(errors.BadRequest, match=r"together: networks trained by code of your own .*; leave it False"):
+        retrain(mlp, every_row(), train, range(5), engine_for(), together=True)
+    heard = Heard()
+    retrain(mlp, every_row(), train, range(5), engine_for(hooks=heard), together=None)
+    own = Task(loss=lambda logits, targets: functional.cross_entropy(logits, targets, reduction="none"))
+    retrain(mlp, every_row(), PLAN, range(5), engine_for(hooks=heard, task=own), together=None)
+    assert stack.asked == [] and len(heard.notes) == 2
+    assert all(note.startswith("oracle: trained one at a time, since networks trained by code") for note in heard.notes)
+
+
+def test_what_was_trained_together_is_not_found_by_who_wants_it_alone_nor_the_reverse(stack, tmp_path):
+    bank = Bank(tmp_path)
+    several(5, together=True, bank=bank)
+    assert len(bank.entries()) == 5
+    assert several(5, together=True, bank=bank)[1].stages == []
+    assert len(several(5, bank=bank)[1].stages) == 5
+    assert several(5, bank=bank)[1].stages == [] and len(bank.entries()) == 10
+    bank.prune(everything=True)
+    several(5, bank=bank)
+    assert several(5, together=True, bank=bank)[1].stages == ["oracle 1-5/5"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_left_free_either_will_do(stack, tmp_path, before):
+    bank = Bank(tmp_path)
+    first = several(5, together=before, bank=bank)[0]
+    again, heard = several(7, together=None, bank=bank)
+    assert heard.stages == ["oracle 6/7", "oracle 7/7"]  # two are too few for a stack
+    assert all(same_bytes(one.state, other.state) for one, other in zip(first, again, strict=False))
+
+
+def test_only_what_is_missing_is_stacked(stack, tmp_path):
+    bank = Bank(tmp_path)
+    several(9, together=True, bank=bank)
+    lost = {entry.seed: entry.key for entry in bank.entries()}
+    for seed in (1, 2, 4, 7):
+        (tmp_path / f"{lost[seed]}.safetensors").unlink()
+    stack.stacks.clear()
+    assert several(9, together=None, bank=bank)[1].stages == ["oracle 2-8/9"]
+    assert stack.stacks == [(1, 2, 4, 7)]
+
+
+def test_after_an_interrupt_the_chunks_that_were_done_are_there(stack, tmp_path):
+    bank, wanted = Bank(tmp_path), several(37, together=True)[0]
+    with pytest.raises(KeyboardInterrupt):
+        several(37, together=True, bank=bank, hooks=Heard("oracle 14-26/37", 9))
+    assert {entry.seed for entry in bank.entries()} == set(range(13))
+    stack.stacks.clear()
+    found = several(37, together=True, bank=bank)[0]
+    assert stack.stacks == [tuple(range(13, 26)), tuple(range(26, 37))]
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, wanted, strict=True))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from torch import nn
+from excise.data.rows import Rows
+from excise.masks import Mask
+from excise.oracles import Bank, retrain
+from excise.train import Engine, Hooks, Task, TrainPlan
+from tests.cases import CASES
+
+class Killing(Hooks):
+    def on_stage(self, name, num_steps):
+        if name == "oracle 3/4":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def mlp():
+    return nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 4)).double()
+
+engine = Engine(Task(), seed=0, besides=Mask.empty(mlp()), hooks=Killing())
+plan = TrainPlan(epochs=3, lr=0.1, batch_size=8, weight_decay=1e-3)
+retrain(mlp, Rows.all_of(CASES["mlp"].data(30)), plan, range(4), engine, bank=Bank(Path(sys.argv[1])))
+"""
+
+
+def test_after_a_kill_another_process_trains_what_is_missing_to_the_same_bits(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "bank"], cwd=ROOT, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    heard, bank = Heard(), Bank(tmp_path / "bank")
+    assert {entry.seed for entry in bank.entries()} == {0, 1}
+    found = retrain(mlp, every_row(), PLAN, range(4), engine_for(hooks=heard), bank=bank)
+    assert heard.stages == ["oracle 3/4", "oracle 4/4"]
+    wanted = retrain(mlp, every_row(), PLAN, range(4), engine_for())
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, wanted, strict=True))
+
+
+# the real thing
+
+
+@pytest.mark.parametrize("make", [mlp, normalised])
+def test_networks_trained_together_are_those_trained_alone_but_for_rounding(make, tmp_path):
+    bank, heard = Bank(tmp_path), Heard()
+    alone = retrain(make, every_row(), PLAN, range(6), engine_for())
+    found = retrain(make, every_row(), PLAN, range(6), engine_for(hooks=heard), bank=bank, together=True)
+    assert heard.stages == ["oracle 1-6/6"]
+    for one, other in zip(alone, found, strict=True):
+        assert one.seed == other.seed and one.trained_rows == other.trained_rows == 90
+        for name, value in one.state.items():  # float64, 12 steps
+            torch.testing.assert_close(other.state[name], value, rtol=1e-9, atol=1e-11)
+    again = retrain(make, every_row(), PLAN, range(6), engine_for(hooks=heard), bank=bank, together=None)
+    assert heard.stages == ["oracle 1-6/6"]
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, again, strict=True))
+
+
+def test_a_network_that_draws_random_numbers_is_trained_alone():
+    heard = Heard()
+    found = retrain(with_dropout, every_row(), PLAN, range(4), engine_for(hooks=heard), together=None)
+    assert heard.notes == ["oracle: trained one at a time, since it draws random numbers in training"]
+    wanted = retrain(with_dropout, every_row(), PLAN, range(4), engine_for())
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, wanted, strict=True))
+    with pytest.raises(errors.BadRequest, match="together: it draws random numbers in training; leave it False"):
+        retrain(with_dropout, every_row(), PLAN, range(4), engine_for(), together=True)

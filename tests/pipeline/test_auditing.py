@@ -1,91 +1,89 @@
 """Audits of a small network that learnt planted wrong labels by heart: truths that anyone can check are known here."""
 
+import dataclasses
 import json
-import math
 import random
-import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.parallel import DataParallel
 
 import excise
 from excise import errors, methods, recipes
 from excise.data.rows import Rows
 from excise.masks import Mask
-from excise.oracles import retrain
-from excise.pipeline import auditing
-from excise.train import Engine, Hooks, Task, TrainPlan
+from excise.oracles import Bank, retrain
+from excise.pipeline import auditing, planning, policy
+from excise.pipeline.planning import AuditPlan, require_planned
+from excise.pipeline.probing import Canaries, Confusion
+from excise.train import Hooks, TrainPlan
 from tests.cases import CASES
+from tests.planted import EASY, NUM_TRAIN, TEST, TRAIN, TRUE_LABELS, WRONG, engine_for, hurried, make, network, split_of
 from tests.probes import LeftAlone, same_bytes, snapshot, touched
+from tests.wrapping import compiled
 
 PLAN = TrainPlan(epochs=30, lr=0.1, batch_size=32)
-NUM_TRAIN, NUM_TEST, WRONG = 160, 100, tuple(range(3, 131, 8))
 VERDICTS = {"PASS", "FAIL", "INCONCLUSIVE", "INVALID"}
 
 
-def make():
-    return nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 3))
-
-
-def planted():
-    """Three blobs; the labels of 16 training rows are turned to a wrong one."""
-    draws = torch.Generator().manual_seed(0)
-    labels = torch.arange(NUM_TRAIN + NUM_TEST) % 3
-    centres = 1.2 * torch.randn(3, 12, generator=draws)
-    inputs = centres[labels] + torch.randn(NUM_TRAIN + NUM_TEST, 12, generator=draws)
-    wrong = labels.clone()
-    wrong[list(WRONG)] += 1 + torch.randint(2, (len(WRONG),), generator=draws)
-    wrong %= 3
-    train = inputs[:NUM_TRAIN].clone(), wrong[:NUM_TRAIN].clone()
-    return train, (inputs[NUM_TRAIN:].clone(), labels[NUM_TRAIN:].clone()), labels[:NUM_TRAIN]
-
-
-TRAIN, TEST, TRUE_LABELS = planted()
-
-
-def split_of(forget=WRONG, train=TRAIN):
-    return excise.Split(train, forget=forget if isinstance(forget, excise.data.Rule) else list(forget), test=TEST)
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    with hurried():
+        yield
 
 
 @pytest.fixture(scope="module")
 def original():
-    model = CASES["mlp"].make()  # for the mask of an engine that trains nothing
-    engine = Engine(Task(), 0, Mask.empty(model))
-    state = retrain(make, Rows.all_of(TRAIN), PLAN, [12345], engine)[0].state
-    with torch.random.fork_rng():
-        model = make()
-    model.load_state_dict(state)
-    return model
+    return network(retrain(make, Rows.all_of(TRAIN), PLAN, [12345], engine_for(make()))[0].state)
 
 
-def unlearned(original, recipe=None, seed=0, **options):
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    """Oracles are trained once, whichever test wants them."""
+    return Bank(tmp_path_factory.mktemp("bank"))
+
+
+class Breaks(nn.Module):
+    """Gives numbers for the few rows of each kind that are checked first, and when broken none for more."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = make()
+        self.inner.load_state_dict(inner.state_dict())
+        self.register_buffer("broken", torch.tensor(False))
+
+    def forward(self, inputs):
+        return self.inner(inputs) * torch.where(self.broken & (len(inputs) > 8), torch.nan, 1.0)
+
+
+def unlearned(original, recipe=None, seed=0, split=None, **options):
     return excise.unlearn(
-        original, split_of(), recipe or recipes.Nothing(), fresh=make, seed=seed, plan=PLAN, **options
+        original, split or split_of(), recipe or recipes.Nothing(), fresh=make, seed=seed, plan=PLAN, **options
     )
 
 
 def audited(found, split=None, **options):
-    return excise.audit(found, split or split_of(), **{"fresh": make, "plan": PLAN, "oracles": 8, **options})
+    return excise.audit(found, split or split_of(), **{"fresh": make, "plan": PLAN, "oracles": 4, "seed": 1, **options})
 
 
 @pytest.fixture(scope="module")
-def nothing(original):
-    return audited(unlearned(original), seed=1)
+def nothing(original, bank):
+    return audited(unlearned(original), oracles=8, bank=bank)
 
 
 @pytest.fixture(scope="module")
-def rewritten(original):
-    return audited(unlearned(original, recipes.Retrain(plan=PLAN)), seed=1)
+def rewritten(original, bank):
+    return audited(unlearned(original, recipes.Retrain(plan=PLAN)), oracles=8, bank=bank)
 
 
 # ---------------------------------------------------------------- known truths
 
 
 def test_the_wrong_labels_were_learnt_by_heart_and_oracles_do_not_know_them(nothing):
-    assert nothing.original.accuracy["forget"] > 0.75
+    assert nothing.original.accuracy["forget"] > 0.6
     assert all(one.accuracy["forget"] < 0.3 for one in nothing.oracles.evidence)
     assert {tuple(WRONG)} == {tuple((TRAIN[1] != TRUE_LABELS).nonzero().flatten().tolist())}
 
@@ -100,23 +98,23 @@ def test_doing_nothing_fails(nothing):
     assert any(reason.startswith("forget_margin: +") for reason in nothing.reasons)
 
 
-def test_retraining_is_not_told_from_an_oracle_in_most_seeds(original, rewritten):
-    found = [rewritten.verdict]
-    for seed in range(2, 7):
-        done = unlearned(original, methods.Retrain(plan=PLAN), seed=seed)
-        found.append(audited(done, seed=seed).verdict)
-    # each FAILs with probability 5%, and a control is unlucky in fewer
-    assert found.count("FAIL") <= 1
-    assert found.count("PASS") >= 4
+def test_retraining_passes_and_says_what_it_would_have_seen(rewritten):
+    """By this seed; over many, 5 in 100 fail (tests/laws/test_audits.py)."""
+    assert rewritten.verdict == "PASS"
+    assert 0 < rewritten.trace_seen <= policy.EFFECT
+    assert f"it would have noticed if {rewritten.trace_seen:.0%} or more of the trace" in " ".join(rewritten.reasons)
+    assert rewritten.same_cost.epochs == 30
+    assert rewritten.same_cost.outcome == "PASS"
 
 
-def test_scrambling_the_network_fails_too(original):
-    found = audited(unlearned(original, methods.Ascend(plan=TrainPlan(epochs=20, lr=0.05, schedule="constant"))))
+def test_scrambling_the_network_fails_too(original, bank):
+    plan = TrainPlan(epochs=20, lr=0.05, schedule="constant")
+    found = audited(unlearned(original, methods.Ascend(plan=plan)), bank=bank, oracles=8)
     assert found.verdict == "FAIL"
     assert {one.name: one.value for one in found.measures}["forget_margin"] < 0
 
 
-def test_constant_logits_and_random_weights_never_pass(original):
+def test_constant_logits_and_random_weights_never_pass(original, bank):
     def silenced(net, retain, forget, validation):
         with torch.no_grad():
             for value in net[2].parameters():
@@ -124,18 +122,18 @@ def test_constant_logits_and_random_weights_never_pass(original):
         return net
 
     for how in (silenced, methods.Reset()):
-        assert audited(unlearned(original, how), oracles=4).verdict == "FAIL"
+        assert audited(unlearned(original, how), bank=bank).verdict == "FAIL"
 
 
 def test_rows_that_leave_no_trace_give_no_verdict(original):
     """Rows that the network classifies from the others: doing nothing cannot be seen, and the audit says so."""
-    easy = [row for row in range(NUM_TRAIN) if row not in WRONG][:5]
-    split = split_of(easy)
-    done = excise.unlearn(original, split, recipes.Nothing())
-    found = audited(done, split)
-    assert found.verdict == "INVALID"
-    assert found.controls["nothing"] == "PASS"
-    assert "control 'nothing'" in found.reasons[0]
+    split = split_of(EASY[:5])
+    found = audited(unlearned(original, split=split), split, oracles=8)
+    assert found.verdict == "INCONCLUSIVE"
+    assert found.controls == {"nothing": "PASS", "retrained": "PASS", "plan": "PASS"}
+    assert found.reasons[0] == "the network is the original, bit for bit: nothing was done"
+    assert "the rows left a trace of" in found.reasons[1]
+    assert found.trace_seen is None or found.trace_seen > policy.EFFECT
 
 
 # ---------------------------------------------------------------- reproducible, and leaves everything alone
@@ -144,17 +142,19 @@ def test_rows_that_leave_no_trace_give_no_verdict(original):
 def plain(found):
     """What does not depend on the clock or on what the process held before."""
     told = found.to_dict()
-    told.pop("oracle_seconds")
-    for name in ("seconds", "peak_bytes"):
+    for name in ("oracle_seconds", "cost"):
+        told.pop(name)
+    for name in ("seconds", "peak_bytes", "parts"):
         told["unlearned"].pop(name)
     return told
 
 
 def test_the_same_request_gives_the_same_numbers_and_another_seed_others(original, nothing):
-    again = audited(unlearned(original), seed=1)
+    again = audited(unlearned(original), oracles=8)
     assert plain(again) == plain(nothing)
-    other = audited(unlearned(original), seed=2)
-    assert [one.value for one in other.measures] != [one.value for one in nothing.measures]
+    one, other = (audited(unlearned(original), seed=seed, oracles=3) for seed in (1, 2))
+    for first, second in zip(one.oracles.evidence, other.oracles.evidence, strict=True):
+        assert not np.array_equal(first.margins, second.margins)
 
 
 def test_networks_and_the_world_are_left_alone(original):
@@ -199,12 +199,12 @@ def test_the_original_is_what_the_patch_leads_back_to_or_what_is_given(original,
     with torch.random.fork_rng():
         torch.manual_seed(3)
         other = make()
-    found = audited(unlearned(original), oracles=2, original=other)
+    found = audited(unlearned(original), oracles=1, original=other)
     assert found.original.accuracy["forget"] != nothing.original.accuracy["forget"]
 
 
 def test_without_fresh_oracles_start_from_the_modules_own_reset(original, nothing):
-    found = audited(unlearned(original), fresh=None, seed=1)
+    found = audited(unlearned(original), fresh=None)
     assert (found.verdict, found.controls) == (nothing.verdict, nothing.controls)
     # the same modules in the same order draw the same numbers but for the order of the draws
     assert not same_bytes(found.oracles.trained[0].state, nothing.oracles.trained[0].state)
@@ -214,16 +214,17 @@ def test_the_users_own_training_is_taken_as_a_plan(original):
     def train(model, dataset, seed):
         loader = torch.utils.data.DataLoader(dataset, 32, shuffle=True, generator=torch.Generator().manual_seed(seed))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        for _ in range(15):
+        for _ in range(8):
             for inputs, labels in loader:
                 optimizer.zero_grad()
                 functional.cross_entropy(model(inputs), labels).backward()
                 optimizer.step()
         return model
 
-    found = audited(excise.unlearn(original, split_of(), recipes.Finetune(epochs=1)), plan=train, oracles=4)
-    assert found.verdict in {"FAIL", "PASS", "INVALID"}
+    found = audited(excise.unlearn(original, split_of(), recipes.Finetune(epochs=1)), plan=train)
+    assert found.verdict in VERDICTS - {"INCONCLUSIVE"}
     assert found.unlearned.cost.retraining_share is None
+    assert (found.same_cost, found.plan.training) == (None, train.__qualname__)
     assert len(found.oracles.trained) == 4
 
 
@@ -235,26 +236,34 @@ def test_the_share_of_a_retraining_is_filled_in_from_the_plan_of_the_audit(origi
     assert done.cost.retraining_share is None
 
 
-def test_oracles_are_found_again_in_a_cache(original, nothing, tmp_path):
-    class Heard(Hooks):
-        stages = ()
+class Heard(Hooks):
+    """Writes down every stage."""
 
-        def on_stage(self, name, num_steps):
-            self.stages += (name,)
+    def __init__(self):
+        self.stages = []
 
-    heard = [Heard(), Heard()]
-    found = [audited(unlearned(original), seed=1, cache=tmp_path, hooks=one) for one in heard]
-    assert heard[0].stages == tuple(f"oracle {number}/8" for number in range(1, 9))
-    assert heard[1].stages == ()
-    assert plain(found[0]) == plain(found[1]) == plain(nothing)
+    def on_stage(self, name, num_steps):
+        self.stages.append(name)
+
+
+def test_oracles_are_found_again_in_a_bank(original, nothing, bank, tmp_path):
+    heard = Heard(), Heard()
+    found = [audited(unlearned(original), bank=tmp_path / "own", hooks=one) for one in heard]
+    wanted = [f"oracle {number}/4" for number in range(1, 5)]
+    assert [name for name in heard[0].stages if name.startswith("oracle")] == wanted
+    assert not [name for name in heard[1].stages if name.startswith("oracle")]
+    assert plain(found[0]) == plain(found[1])
+    assert plain(audited(unlearned(original), oracles=8, bank=bank)) == plain(nothing)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_oracles_decide_nothing(original, count):
-    found = audited(unlearned(original), oracles=count)
+def test_few_oracles_decide_nothing(original, count, bank):
+    found = audited(unlearned(original), oracles=count, bank=bank)
     assert found.verdict == "INCONCLUSIVE"
-    assert len(found.measures) == {1: 0, 2: 5, 3: 6}[count]
+    named = [one.name for one in found.measures if one.decides]
+    assert named == [name for name in policy.SINGLE if count > 1 and (count > 2 or name != "forget_margin_distance")]
     assert found.to_dict()["num_oracles"] == count
+    assert require_planned(found.to_dict()) == found.plan
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -265,142 +274,204 @@ def test_every_kind_of_network_can_be_audited(name, tmp_path):
     build = lambda: case.build().double()  # noqa: E731
     done = excise.unlearn(case.make(), split, recipes.Finetune(epochs=1), fresh=build)
     found = excise.audit(done, split, fresh=build, plan=TrainPlan(epochs=2, lr=0.05, batch_size=16), oracles=4)
-    assert found.verdict in VERDICTS - {"INCONCLUSIVE"}
+    assert found.verdict in VERDICTS
+    informing = [one.name for one in found.measures if not one.decides]
+    knew = found.original.accuracy["forget"] > 0  # else there is nothing to relearn
+    assert set(informing) == {one for one in found.plan.informing if knew or one != "relearning"}
     assert found.save(tmp_path / "report.html").stat().st_size > 1000
 
 
-# ---------------------------------------------------------------- what comes out
-
-
-def leaves(value, path=()):
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from leaves(item, (*path, key))
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from leaves(item, (*path, place))
-    else:
-        yield path, value
-
-
-def test_the_dictionary_is_plain_and_holds_what_the_front_door_names(nothing):
-    told = nothing.to_dict()
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert set(told["controls"]) == {"nothing", "retrained", "plan"}
-    wanted = {"name", "value", "low", "high", "null_mean", "null_high", "p", "num_models", "least_detectable"}
-    assert len(told["measures"]) == 6
-    for row in told["measures"]:
-        assert wanted <= set(row)
-        assert all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
-        assert row["num_models"] == 8
-    assert told["verdict"] == "FAIL"
-    assert told["num_rows"] == {"forget": 16, "retain": 144, "test": 100}
-    assert told["accuracy"]["unlearned"] == told["accuracy"]["original"] == dict(nothing.own.accuracy)
-    forgot = [one.accuracy["forget"] for one in nothing.oracles.evidence]
-    assert told["accuracy"]["oracles"]["forget"] == pytest.approx(sum(forgot) / 8)
-    assert told["environment"]["torch"] == torch.__version__
-    assert told["environment"]["threads"] == torch.get_num_threads()
-    assert told["unlearned"]["frozen_digest_before"] == told["unlearned"]["frozen_digest_after"]
-
-
-def test_the_dictionary_holds_no_row_ids_and_no_number_of_a_row(original, nothing):
-    told = nothing.to_dict()
-    lists = {path[:1] for path, _ in leaves(told) if any(isinstance(step, int) for step in path)}
-    assert lists == {("reasons",), ("measures",)}
-    per_row = {*nothing.own.margins.tolist(), *nothing.own.losses.tolist(), *nothing.original.margins.tolist()}
-    assert not per_row & {value for _, value in leaves(told) if isinstance(value, float)}
-    text = json.dumps({key: told[key] for key in told if key not in ("environment",)})
-    assert not re.search(r"\b(3, ?11, ?19|ids?)\b", text)
-    # the same rows under other ids give the same dictionary, but for the order in which they are drawn
-    order = torch.arange(NUM_TRAIN).flip(0)
-    moved = split_of([NUM_TRAIN - 1 - row for row in WRONG], (TRAIN[0][order], TRAIN[1][order]))
-    other = excise.audit(
-        excise.unlearn(original, moved, recipes.Nothing()), moved, fresh=make, plan=PLAN, oracles=2, seed=1
-    )
-    assert set(other.to_dict()) == set(told)
-    assert other.to_dict()["plan_digest"] != told["plan_digest"]  # two oracles, not eight
-
-
-def test_the_plans_digest_depends_on_what_is_measured_and_how_and_not_on_the_result(original, nothing):
-    split = split_of()
-    digest = auditing._plan_digest(split, PLAN, 8, 1)
-    assert nothing.plan_digest == digest
-    done = unlearned(original, recipes.Finetune(epochs=1))
-    assert audited(done, oracles=2, seed=1).plan_digest == auditing._plan_digest(split, PLAN, 2, 1) != digest
-    others = [
-        auditing._plan_digest(split, TrainPlan(epochs=31, lr=0.1, batch_size=32), 8, 1),
-        auditing._plan_digest(split, PLAN, 8, 2),
-        auditing._plan_digest(split_of(WRONG[:-1], [part[:-1] for part in TRAIN]), PLAN, 8, 1),
-        auditing._plan_digest(split_of(WRONG, [part[:-1] for part in TRAIN]), PLAN, 8, 1),
-        auditing._plan_digest(split, make, 8, 1),
-    ]
-    assert len({digest, *others}) == 6
-
-
-def test_a_page_and_numbers_are_saved(nothing, tmp_path):
-    page, numbers = nothing.save(tmp_path / "deep" / "report.html"), nothing.save(str(tmp_path / "audit.json"))
-    assert json.loads(numbers.read_text()) == nothing.to_dict()
-    html = page.read_text()
-    assert "Did the network forget 16 rows?" in html
-    assert "FAIL" in html
-    assert nothing.plan_digest in html
-    assert nothing.unlearned.frozen_digest in html
-    assert not re.search(r"(src|href)=[\"']https?://", html)
-
-
-def test_a_page_of_one_row_is_in_the_singular_and_every_verdict_has_one(original, tmp_path):
-    split = split_of(WRONG[:1])
-    found = excise.audit(excise.unlearn(original, split, recipes.Nothing()), split, fresh=make, plan=PLAN, oracles=2)
-    html = found.save(tmp_path / "report.htm").read_text()
-    assert "Did the network forget 1 row?" in html
-    assert "INCONCLUSIVE" in html
-
-
 def test_a_network_whose_logits_break_past_the_probe_fails_and_still_has_a_page(original, tmp_path):
-    class Breaks(nn.Module):
-        """Finite on the first rows of each kind that the check looks at."""
-
-        def __init__(self):
-            super().__init__()
-            self.inner = make()
-            self.inner.load_state_dict(original.state_dict())
-            self.register_buffer("broken", torch.tensor(False))
-
-        def forward(self, inputs):
-            return self.inner(inputs) * torch.where(self.broken & (len(inputs) > 8), torch.nan, 1.0)
-
     def break_it(net, retain, forget, validation):
         net.broken.fill_(True)
         return net
 
-    model = Breaks()
-    done = excise.unlearn(model, split_of(), break_it)
-    found = audited(done, fresh=Breaks, oracles=4)
+    done = excise.unlearn(Breaks(original), split_of(), break_it)
+    found = audited(done, fresh=lambda: Breaks(make()))
     assert found.verdict == "FAIL"
-    assert found.reasons == ["the network gives logits that are not finite"]
+    assert found.reasons[0] == "the network gives logits that are not finite"
     assert found.measures == []
+    assert found.same_cost is None
     assert "not finite" in found.save(tmp_path / "report.html").read_text()
-    assert json.loads(found.save(tmp_path / "audit.json").read_text())["verdict"] == "FAIL"
+    assert require_planned(json.loads(found.save(tmp_path / "audit.json").read_text())) == found.plan
 
 
-def test_it_says_in_a_line_what_came_out(nothing):
-    assert repr(nothing).startswith("Audit(FAIL; 8 oracles; controls: nothing FAIL, retrained PASS, plan PASS; ")
+# ---------------------------------------------------------------- the plan comes first
+
+
+class Told(Hooks):
+    """Writes down whatever it hears, in one list with others."""
+
+    def __init__(self, heard):
+        self.heard = heard
+
+    def on_stage(self, name, num_steps):
+        self.heard.append(name)
+
+    def on_note(self, text):
+        self.heard.append(text)
+
+
+@pytest.mark.parametrize("tier", ["T0", "T1"])
+def test_the_plan_is_given_before_any_network_is_observed_or_trained(original, tier, monkeypatch):
+    heard = []
+    for name in ("observe", "gather_oracles"):
+        real = getattr(auditing, name)
+        monkeypatch.setattr(
+            auditing, name, lambda *given, name=name, real=real, **told: heard.append(name) or real(*given, **told)
+        )
+    options = {"oracles": 4} if tier == "T1" else {"oracles": None}
+    found = audited(unlearned(original), tier=tier, on_plan=heard.append, hooks=Told(heard), **options)
+    assert isinstance(heard[0], AuditPlan)
+    assert [one for one in heard if isinstance(one, AuditPlan)] == [found.plan]
+    assert heard[1:3] == ["observe", "observe"]
+    assert ("gather_oracles" in heard) == (tier == "T1")
+
+
+def test_the_plan_names_every_measure_and_the_numbers_keep_to_it(nothing, rewritten):
+    for found in (nothing, rewritten):
+        assert [one.name for one in found.measures if one.decides] == list(policy.SINGLE) == list(found.plan.deciding)
+        assert sorted(one.name for one in found.measures if not one.decides) == sorted(found.plan.informing)
+        assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
+    assert nothing.plan == rewritten.plan
+
+
+def test_the_plans_digest_depends_on_what_is_measured_and_how_and_not_on_the_result(original, bank):
+    def digest(recipe=None, **options):
+        return audited(unlearned(original, recipe), oracles=2, bank=bank, **options).plan.digest
+
+    one = digest()
+    assert digest(recipes.Finetune(epochs=1)) == one
+    others = [
+        digest(seed=2),
+        digest(effect=0.4),
+        digest(goal=Confusion(0, 1)),
+        audited(unlearned(original), oracles=1, bank=bank).plan.digest,
+        audited(unlearned(original), oracles=2, plan=TrainPlan(epochs=1, lr=0.1)).plan.digest,
+        audited(unlearned(original), oracles=None, tier="T0").plan.digest,
+    ]
+    assert len({one, *others}) == 6  # a goal adds nothing where two oracles are too few for any informing measure
+    assert others[2] == one
+
+
+# ---------------------------------------------------------------- tiers
+
+
+@pytest.mark.parametrize(
+    "how", [recipes.Nothing(), recipes.Finetune(epochs=1), recipes.Retrain(plan=PLAN), methods.Reset()]
+)
+def test_tier_t0_trains_nothing_and_never_passes(original, how):
+    found = audited(unlearned(original, how), tier="T0", oracles=None, hooks=NoTraining())
+    assert found.verdict == "INCONCLUSIVE"
+    assert (found.oracles, found.measures, found.trainings) == (None, [], 0)
+    assert "tier T0 retrains nothing: it can find fault and found none, and passes nothing" in found.reasons
+    assert set(found.controls.values()) == {"not run"}
+    assert (found.plan.tier, found.plan.deciding, found.plan.informing, found.plan.num_oracles) == ("T0", (), (), 0)
+
+
+def test_tier_t0_finds_fault(original):
+    def silenced(net, retain, forget, validation):
+        with torch.no_grad():
+            net[2].weight.zero_()
+        return net
+
+    found = audited(unlearned(original, silenced), tier="T0", oracles=None, hooks=NoTraining())
+    assert found.verdict == "FAIL"
+    assert found.reasons == ["the network's output no longer depends on its input: every row gets the same class"]
+
+
+def test_a_weight_outside_the_mask_fails_a_network_that_would_pass(original, rewritten, bank):
+    """As numbers of another network put into the run's directory would be."""
+    done = unlearned(original, recipes.Retrain(plan=PLAN))
+    narrow = dataclasses.replace(done, mask=Mask.of_modules(done.model, ["2"]))
+    found = audited(narrow, oracles=8, bank=bank)
+    assert rewritten.verdict == "PASS"
+    assert found.verdict == "FAIL"
+    assert found.reasons[0].startswith("0.weight differs from the original outside the mask")
+    assert sum(reason == found.reasons[0] for reason in found.reasons) == 1
+
+
+def test_tier_t2_puts_the_recipe_to_many_networks(original, bank):
+    few = TrainPlan(epochs=8, lr=0.1, batch_size=32)
+    found = audited(unlearned(original), tier="T2", oracles=8, plan=few, bank=bank)
+    assert (found.plan.num_oracles, found.plan.num_per_arm) == (8, 8)
+    assert found.trainings == 3 * 8 + 4  # three arms, and the SWAP test
+    assert found.plan.deciding == (*policy.SINGLE, *policy.POPULATION)
+    assert {one.name for one in found.measures if one.decides} == set(found.plan.deciding)
+    assert {one.name for one in found.measures if not one.decides} == set(found.plan.informing)
+    assert found.verdict in ("FAIL", "INVALID")
+    assert set(found.spent) >= {"oracles", "population", "same cost", "measuring"}
+    assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
+
+
+@pytest.mark.parametrize("num", [1, 4, 7])
+def test_tier_t2_with_too_few_networks_is_refused_before_any_training(original, num):
+    with pytest.raises(
+        errors.BadRequest, match=f"oracles: expected at least 8 networks an arm at tier T2.*found {num}"
+    ):
+        audited(unlearned(original), tier="T2", oracles=num, hooks=NoTraining())
+
+
+def test_a_budget_picks_the_tier_and_says_what_it_left_out(original, monkeypatch):
+    monkeypatch.setattr(planning, "seconds_of_training", lambda *_: 2.0)
+    few = TrainPlan(epochs=1, lr=0.1, batch_size=32)
+    found = audited(
+        unlearned(original), oracles=None, budget_seconds=(1.5 * 5 + planning.SWAP_TRAININGS) * 2.51, plan=few
+    )
+    assert (found.plan.tier, found.plan.num_oracles) == ("T1", 5)
+    assert len(found.to_dict()["left_out"]) == 2
+    none = audited(unlearned(original), oracles=None, budget_seconds=1.0, hooks=NoTraining())
+    assert (none.plan.tier, none.verdict) == ("T0", "INCONCLUSIVE")
+    assert "every comparison with retrained networks" in " ".join(none.plan.left_out)
+
+
+# ---------------------------------------------------------------- wrappers, canaries, same cost
+
+
+@pytest.mark.parametrize("wrap", [compiled, DataParallel], ids=["compiled", "parallel"])
+def test_a_wrapped_network_is_audited_like_the_one_inside(original, bank, wrap):
+    recipe = recipes.Finetune(epochs=1)
+    bare = audited(unlearned(original, recipe), bank=bank)
+    found = audited(unlearned(wrap(original), recipe), bank=bank, original=wrap(original))
+    assert type(found.unlearned.model) is type(wrap(original))
+    assert (found.verdict, found.controls) == (bare.verdict, bare.controls)
+    assert [one.value for one in found.measures] == pytest.approx([one.value for one in bare.measures], abs=1e-6)
+
+
+def canaries_of(original, *, planted):
+    draws = torch.Generator().manual_seed(8)
+    rows = list(WRONG)
+    noise = torch.randn(len(rows), 12, generator=draws)
+    if planted:  # that the gradient lies along the noise is what training on it leaves behind
+        inputs = TRAIN[0][rows].clone().requires_grad_()
+        functional.cross_entropy(original(inputs), TRAIN[1][rows], reduction="sum").backward()
+        noise = 3 * inputs.grad / inputs.grad.norm(dim=1, keepdim=True).clamp_min(1e-12) + noise
+    return Canaries(TRAIN[0][rows], TRAIN[1][rows], noise, 1.0)
+
+
+@pytest.mark.parametrize("tier", ["T0", "T1"])
+def test_canaries_that_are_still_there_fail_at_every_tier(original, tier, bank):
+    options = {"tier": tier, "oracles": None if tier == "T0" else 4, "bank": bank}
+    found = audited(unlearned(original), canaries=canaries_of(original, planted=True), **options)
+    assert found.verdict == "FAIL"
+    assert any("the noise planted in 16 canaries is still there" in reason for reason in found.reasons)
+    assert found.plan.informing[0] == "canaries"
+    assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
+    silent = audited(unlearned(original), canaries=canaries_of(original, planted=False), tier="T0", oracles=None)
+    assert silent.verdict == "INCONCLUSIVE"
+    assert any("canaries' noise cannot be seen in the original either" in note for note in silent.notes)
+
+
+def test_retraining_of_the_same_cost_is_cut_to_what_was_spent(original, bank):
+    plan = TrainPlan(epochs=8, lr=0.1, batch_size=32, schedule="milestones", milestones=(3, 6))
+    found = audited(unlearned(original, recipes.Finetune(epochs=2)), plan=plan, bank=bank)
+    assert found.same_cost.epochs == 2
+    assert found.same_cost.spent.trained_rows == 2 * 144
+    assert found.to_dict()["same_cost"]["epochs"] == 2
+    assert audited(unlearned(original), oracles=1, bank=bank).same_cost is None
 
 
 # ---------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize("name", ["report.txt", "report", "audit.JSON"])
-def test_another_suffix_is_refused_and_nothing_written(nothing, name, tmp_path):
-    with pytest.raises(errors.BadRequest, match=rf"expected a path ending in .html or .json, found '{name}'"):
-        nothing.save(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_path_that_cannot_be_written_is_an_error(nothing, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(errors.DiskError, match="could not write"):
-        nothing.save(tmp_path / "file" / "report.html")
 
 
 class NoTraining(Hooks):
@@ -411,6 +482,18 @@ class NoTraining(Hooks):
 @pytest.mark.parametrize(
     ("change", "error", "what"),
     [
+        ({"tier": "T3"}, errors.BadRequest, "tier: expected one of T0, T1, T2, found 'T3'"),
+        ({"budget_seconds": 5.0}, errors.BadRequest, "budget_seconds: it chooses tier and number of oracles itself"),
+        ({"budget_seconds": 5.0, "oracles": None, "tier": "T1"}, errors.BadRequest, "budget_seconds: it chooses tier"),
+        ({"budget_seconds": float("nan"), "oracles": None}, errors.BadRequest, "budget_seconds"),
+        (
+            {"budget_seconds": 5.0, "oracles": None, "plan": make},
+            errors.BadRequest,
+            "expected a TrainPlan, whose steps",
+        ),
+        ({"effect": 0.0}, errors.BadRequest, "effect: expected a share of the rows' trace.*found 0.0"),
+        ({"effect": 1.5}, errors.BadRequest, "effect: expected a share of the rows' trace.*found 1.5"),
+        ({"goal": Confusion(0, 7)}, errors.BadRequest, "goal: expected classes that the test rows have"),
         ({"oracles": 0}, errors.BadRequest, "oracles: expected an integer of at least 1, found 0"),
         ({"oracles": 2.0}, errors.BadRequest, "oracles: expected an integer of at least 1, found 2.0"),
         ({"plan": None}, errors.BadRequest, "plan: expected how the network was trained.*found NoneType"),
@@ -430,6 +513,34 @@ def test_what_does_not_go_together_is_refused_before_any_training(original, chan
 def test_a_network_that_was_not_unlearned_here_is_refused(original):
     with pytest.raises(errors.BadRequest, match=r"unlearned: expected what excise.unlearn gives, found Sequential"):
         audited(original, hooks=NoTraining())
+
+
+def test_another_split_than_the_runs_is_refused(original):
+    others = split_of(WRONG[1:]), split_of((*WRONG, 0)), split_of(EASY)
+    for split in others:
+        with pytest.raises(errors.BadRequest, match="split: expected the split that the network was unlearned on"):
+            audited(unlearned(original), split, hooks=NoTraining())
+    forgotten = dataclasses.replace(unlearned(original), rows_digest=None)  # a result of which that is not known
+    assert audited(forgotten, others[0], tier="T0", oracles=None).verdict == "INCONCLUSIVE"
+
+
+def test_a_network_that_is_one_of_the_oracles_is_refused(original, nothing, bank):
+    done = unlearned(original, recipes.Retrain(plan=PLAN))
+    done.model.load_state_dict(nothing.oracles.trained[2].state)
+    with pytest.raises(
+        errors.BadRequest, match=r"one of the oracles it would be held against, bit for bit.*another seed"
+    ):
+        audited(done, bank=bank, original=original)
+
+
+def test_an_original_that_breaks_past_the_first_rows_is_refused(original):
+    model = Breaks(original)
+    done = excise.unlearn(model, split_of(), recipes.Nothing(), fresh=lambda: Breaks(original))
+    model.broken.fill_(True)
+    with pytest.raises(
+        errors.BadData, match="the original network gives logits that are not finite; nothing can be held"
+    ):
+        audited(done, fresh=lambda: Breaks(make()), original=model, hooks=NoTraining())
 
 
 def test_without_test_rows_there_is_no_audit(original):

@@ -25,7 +25,7 @@ class Heard(Hooks):
     def on_stage(self, name, num_steps):
         self.stages.append(name)
 
-    def on_note(self, text):
+    def on_part(self, text):
         self.notes.append(text)
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 import excise
 from excise import errors, seeds
 from excise.masks import Mask
-from excise.oracles import Trained, retrain
-from excise.pipeline.evidence import Oracles, gather_oracles, observe
+from excise.oracles import Bank, Trained, retrain
+from excise.pipeline.evidence import PARTS, Oracles, gather_oracles, loaded, observe
 from excise.train import Engine, Task, TrainPlan
 from tests.cases import CASES
 from tests.probes import LeftAlone, same_bytes, touched
@@ -56,6 +56,24 @@ def test_evidence_is_what_a_direct_forward_pass_says():
     assert found.finite
 
 
+def test_what_a_network_says_row_by_row_is_kept():
+    model, split = CASE.make(), split_of(forget=range(0, 45, 3))
+    found = observe(model, split, engine_for(model))
+    model.eval()
+    for part in PARTS:
+        inputs, labels = (torch.stack(each) for each in zip(*getattr(split, part).as_dataset(), strict=True))
+        with torch.no_grad():
+            sure = model(inputs).softmax(1)
+        rows = torch.arange(len(labels))
+        right = sure[rows, labels]
+        np.testing.assert_allclose(found.rows.margins[part], torch.log(right / (1 - right)), rtol=1e-7, atol=1e-9)
+        np.testing.assert_array_equal(found.rows.predicted[part], sure.argmax(1))
+        np.testing.assert_array_equal(found.rows.targets[part], labels)
+        if part == "forget":
+            np.testing.assert_allclose(found.rows.probabilities, sure, rtol=1e-9)
+    assert found.rows.num_classes == 4
+
+
 def test_observing_leaves_the_network_alone_and_counts_one_forward_pass():
     model = touched(CASE.make())
     engine, watch = engine_for(model), LeftAlone(model)
@@ -72,6 +90,7 @@ def test_logits_that_are_not_finite_are_seen_and_not_smoothed_over(broken):
     found = observe(model, split_of(), engine_for(model))
     assert not found.finite
     assert math.isnan(found.attack)
+    assert found.seen is None
     assert set(found.accuracy.values()) == {0.0}
 
 
@@ -135,10 +154,17 @@ def test_more_oracles_begin_with_the_fewer():
     assert same_bytes(few.trained[0].state, many.trained[0].state)
 
 
+def test_two_families_have_no_network_in_common():
+    build = lambda: CASE.build().double()  # noqa: E731
+    one, other = (gather_oracles(build, split_of(), PLAN, 2, engine_for(CASE.make()), family=name) for name in "ab")
+    assert not {network.seed for network in one.trained} & {network.seed for network in other.trained}
+    assert not same_bytes(one.trained[0].state, other.trained[0].state)
+
+
 def test_oracles_are_kept_and_found_again(tmp_path):
     build = lambda: CASE.build().double()  # noqa: E731
     engines = [engine_for(CASE.make()) for _ in range(2)]
-    one, other = (gather_oracles(build, split_of(), PLAN, 2, engine, tmp_path) for engine in engines)
+    one, other = (gather_oracles(build, split_of(), PLAN, 2, engine, Bank(tmp_path)) for engine in engines)
     assert [engine.cost.trained_rows for engine in engines] == [2 * 56, 0]
     assert all(same_bytes(a.state, b.state) for a, b in zip(one.trained, other.trained, strict=True))
 
@@ -171,6 +197,23 @@ def test_training_that_breaks_a_weight_is_named():
         errors.BadData, match=r"weights in an oracle hold values that are not finite, first in '8.bias'"
     ):
         gather_oracles(lambda: CASE.build().double(), split_of(), train, 1, engine_for(CASE.make()))
+
+
+def test_a_trained_network_is_given_as_a_module():
+    split, engine = split_of(), engine_for(CASE.make(), seed=2)
+    build = lambda: CASE.build().double()  # noqa: E731
+    found = gather_oracles(build, split, PLAN, 2, engine)
+    for place in range(2):
+        model = found.model(build, place)
+        assert same_bytes(dict(model.state_dict()), found.trained[place].state)
+        np.testing.assert_array_equal(observe(model, split, engine).margins, found.evidence[place].margins)
+    with pytest.raises(errors.ExciseError, match="an oracle"):
+        loaded(lambda: nn.Linear(2, 2), found.trained[0], "an oracle")
+
+
+def test_mean_accuracy_is_the_mean_over_networks():
+    made = [observe(CASE.make(), split_of(), engine_for(CASE.make()))] * 2
+    assert Oracles([], made).mean_accuracy == pytest.approx(dict(made[0].accuracy))
 
 
 def test_mean_seconds():

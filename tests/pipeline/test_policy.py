@@ -10,7 +10,7 @@ import excise
 from excise.measure import against_oracles
 from excise.pipeline import policy
 from excise.pipeline.evidence import Evidence
-from excise.pipeline.policy import judge, measures_of, rejects, verdict
+from excise.pipeline.policy import TRACES, Arms, judge, measures_of, oracles_needed, rejects, trace_seen, verdict
 
 NUM = {"forget": 120, "retain": 1000, "test": 500}
 NAMES = [
@@ -57,6 +57,10 @@ class Population:
         return self.one(shift=8.0, retain=0.99)
 
 
+def altered(measure, **changes):
+    return type(measure)(**{**{name: getattr(measure, name) for name in measure.__struct_fields__}, **changes})
+
+
 # ---------------------------------------------------------------- the rates
 
 
@@ -70,11 +74,13 @@ def test_one_more_oracle_passes_at_about_the_nominal_rate():
 def test_so_it_does_with_four_oracles_many_rows_and_both_controls():
     split = split_of(2000)
     worlds = [Population(seed, 2000) for seed in range(100)]
-    found = [verdict(world.one(), world.original(), world.many(4), split)[0] for world in worlds]
+    found = [verdict(world.one(), world.original(), world.many(4), split) for world in worlds]
+    words = [one.verdict for one in found]
     # 5 expected of each kind at most: a failure by chance, and a control unlucky by chance
-    assert found.count("FAIL") <= 10
-    assert found.count("INVALID") <= 5
-    assert set(found) <= {"PASS", "FAIL", "INVALID"}
+    assert words.count("FAIL") <= 10
+    assert words.count("INVALID") <= 5
+    assert set(words) == {"PASS", "FAIL", "INVALID"}
+    assert all(one.trace_seen <= policy.EFFECT for one in found if one.verdict == "PASS")
 
 
 @pytest.mark.parametrize("num_oracles", [3, 4, 8])
@@ -99,10 +105,10 @@ def test_the_original_fails():
 @pytest.mark.parametrize("shift", [6.0, -6.0])
 def test_a_network_shifted_either_way_fails_by_its_margins(shift):
     world = Population(0)
-    outcome, reasons, controls, _ = verdict(world.one(shift=shift), world.original(), world.many(), SPLIT)
-    assert outcome == "FAIL"
-    assert controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
-    assert any(reason.startswith(f"forget_margin: {'+' if shift > 0 else '-'}") for reason in reasons)
+    found = verdict(world.one(shift=shift), world.original(), world.many(), SPLIT)
+    assert found.verdict == "FAIL"
+    assert found.controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
+    assert any(reason.startswith(f"forget_margin: {'+' if shift > 0 else '-'}") for reason in found.reasons)
 
 
 def test_rows_exchanged_for_one_another_fail_though_every_mean_is_right():
@@ -138,10 +144,11 @@ def test_an_accuracy_out_of_line_fails_alone(part, change):
 def test_the_confidence_attack_never_decides(attack):
     world = Population(3)
     own, oracles, original = world.one(attack=attack), world.many(), world.original()
-    outcome, _, _, measures = verdict(own, original, oracles, SPLIT)
-    assert {one.name: one.p for one in measures}["confidence_attack"] < 1e-3
-    assert outcome == "PASS"
-    assert set(policy.DECIDING) == set(NAMES) - {"confidence_attack"}
+    found = verdict(own, original, oracles, SPLIT)
+    assert {one.name: one.p for one in found.measures}["confidence_attack"] < 1e-3
+    assert found.verdict == "PASS"
+    assert {one.name for one in found.measures if one.decides} == set(policy.SINGLE)
+    assert set(policy.SINGLE) == set(NAMES) - {"confidence_attack"}
 
 
 def test_a_population_attack_cannot_make_a_failure_pass():
@@ -149,28 +156,44 @@ def test_a_population_attack_cannot_make_a_failure_pass():
     world = Population(4)
     oracles = world.many(attack=0.77)
     own = world.one(shift=8.0, attack=0.77)
-    assert verdict(own, world.original(), oracles, SPLIT)[0] == "FAIL"
+    assert verdict(own, world.original(), oracles, SPLIT).verdict == "FAIL"
 
 
 def test_logits_that_are_not_finite_fail():
     world = Population(5)
     broken = world.one(finite=False, attack=math.nan)
-    outcome, reasons, controls, measures = verdict(broken, world.original(), world.many(), SPLIT)
-    assert (outcome, measures) == ("FAIL", [])
-    assert reasons == ["the network gives logits that are not finite"]
-    assert controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
+    found = verdict(broken, world.original(), world.many(), SPLIT)
+    assert (found.verdict, found.measures) == ("FAIL", [])
+    assert found.reasons[0] == "the network gives logits that are not finite"
+    assert found.controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
 
 
 # ---------------------------------------------------------------- controls
 
 
-def test_an_audit_that_cannot_see_nothing_done_is_invalid():
+def test_rows_that_left_no_trace_give_no_verdict_and_say_why():
+    """The original passes for a network that never saw them: no number of passes would mean anything."""
+    for seed in range(20):
+        world = Population(seed)
+        found = verdict(world.one(), world.one(), world.many(), SPLIT)
+        if found.verdict == "FAIL" or found.controls["nothing"] == "FAIL":
+            continue  # by chance, one in twenty each
+        assert found.verdict == "INCONCLUSIVE"
+        assert found.trace_seen is None or found.trace_seen > policy.EFFECT
+        assert "the rows left a trace of" in found.reasons[0]
+        assert "a pass promises to see 50%" in found.reasons[0]
+        assert "they left no trace that 8 retrained networks show" in " ".join(found.reasons)
+        assert [one.name for one in found.measures] == NAMES
+
+
+def test_passing_the_original_though_its_trace_could_be_seen_is_invalid(monkeypatch):
+    """By the rule's own arithmetic this cannot come about with one network; the rule is there all the same."""
+    monkeypatch.setattr(policy, "trace_seen", lambda nothing: 0.3)
     world = Population(6)
-    outcome, reasons, controls, measures = verdict(world.one(), world.one(), world.many(), SPLIT)
-    assert (outcome, controls) == ("INVALID", {"nothing": "PASS", "retrained": "PASS", "plan": "PASS"})
-    assert len(reasons) == 1
-    assert "control 'nothing': the original network passes too" in reasons[0]
-    assert [one.name for one in measures] == NAMES
+    found = verdict(world.one(), world.one(), world.many(), SPLIT)
+    assert found.controls == {"nothing": "PASS", "retrained": "PASS", "plan": "PASS"}
+    assert found.verdict == "INVALID"
+    assert "control 'nothing': the original network passes too" in found.reasons[0]
 
 
 def test_oracles_that_stand_out_each_in_its_own_way_make_the_audit_invalid():
@@ -179,9 +202,10 @@ def test_oracles_that_stand_out_each_in_its_own_way_make_the_audit_invalid():
     oracles[1] = world.one(shift=9.0)
     oracles[4] = dataclasses.replace(oracles[4], accuracy={**oracles[4].accuracy, "retain": 0.7})
     oracles[6] = dataclasses.replace(oracles[6], accuracy={**oracles[6].accuracy, "test": 0.5})
-    outcome, reasons, controls, _ = verdict(world.one(), world.one(shift=60.0), oracles, SPLIT)
-    assert (outcome, controls) == ("INVALID", {"nothing": "FAIL", "retrained": "FAIL", "plan": "PASS"})
-    assert "control 'retrained': 3 of 8 oracles, each held against the others, fail" in reasons[0]
+    found = verdict(world.one(), world.one(shift=60.0), oracles, SPLIT)
+    assert found.verdict == "INVALID"
+    assert found.controls == {"nothing": "FAIL", "retrained": "FAIL", "plan": "PASS"}
+    assert "control 'retrained': 3 of 8 oracles, each held against the others, fail" in found.reasons[0]
 
 
 def test_two_that_stand_out_are_chance():
@@ -189,45 +213,61 @@ def test_two_that_stand_out_are_chance():
     oracles = world.many()
     oracles[1] = world.one(shift=9.0)
     oracles[4] = dataclasses.replace(oracles[4], accuracy={**oracles[4].accuracy, "retain": 0.7})
-    assert verdict(world.one(), world.one(shift=60.0), oracles, SPLIT)[2]["retrained"] == "PASS"
+    assert verdict(world.one(), world.one(shift=60.0), oracles, SPLIT).controls["retrained"] == "PASS"
 
 
 def test_oracles_of_two_kinds_hide_one_another_and_show_as_a_wide_null():
     """A limit, stated: held against a mixture of both kinds neither stands out; the audit only sees less."""
     world = Population(7)
     even, mixed = world.many(), [*world.many(5), *world.many(3, shift=4.0)]
-    controls = verdict(world.one(), world.one(shift=60.0), mixed, SPLIT)[2]
+    controls = verdict(world.one(), world.one(shift=60.0), mixed, SPLIT).controls
     assert controls == {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
     least = [{one.name: one.least_detectable for one in measures_of(even[0], each, SPLIT)} for each in (even, mixed)]
     assert least[1]["forget_margin"] > 3 * least[0]["forget_margin"]
 
 
-def test_a_broken_control_overrules_a_failure_too():
+def test_a_failure_stands_though_doing_nothing_passes():
+    """What was seen stays seen, whether or not the rows left a trace in the original."""
     world = Population(8)
-    assert verdict(world.one(shift=20.0), world.one(), world.many(), SPLIT)[0] == "INVALID"
+    found = verdict(world.one(shift=20.0), world.one(), world.many(), SPLIT)
+    assert (found.verdict, found.controls["nothing"]) == ("FAIL", "PASS")
+
+
+def test_a_broken_yardstick_overrules_a_failure_and_keeps_what_was_found():
+    world = Population(8)
+    weak = [
+        dataclasses.replace(one, accuracy={**one.accuracy, "retain": 0.7 + 0.002 * i})
+        for i, one in enumerate(world.many())
+    ]
+    found = verdict(world.one(shift=20.0), world.original(), weak, SPLIT)
+    assert (found.verdict, found.controls["plan"]) == ("INVALID", "FAIL")
+    assert found.reasons[0].startswith("control 'plan'")
+    aside = [one for one in found.reasons if one.startswith("set aside, as the yardstick is broken: ")]
+    assert any("forget_margin: +" in one for one in aside)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_fewer_than_four_oracles_decide_nothing(count):
     world = Population(9)
-    outcome, reasons, controls, measures = verdict(world.one(shift=30.0), world.original(), world.many(count), SPLIT)
-    assert outcome == "INCONCLUSIVE"
-    assert f"{count} oracles are too few to know their spread; give at least 4" in reasons[0]
-    assert controls == {"nothing": "not run", "retrained": "not run", "plan": "not run"}
+    found = verdict(world.one(shift=30.0), world.original(), world.many(count), SPLIT)
+    assert found.verdict == "INCONCLUSIVE"
+    assert f"{count} oracles are too few to know their spread; give at least 4" in found.reasons[0]
+    assert found.controls == {"nothing": "not run", "retrained": "not run", "plan": "not run"}
     # a distance needs a spread among the others: three oracles
     wanted = {1: [], 2: [name for name in NAMES if name != "forget_margin_distance"], 3: NAMES}
-    assert [one.name for one in measures] == wanted[count]
+    assert [one.name for one in found.measures] == wanted[count]
 
 
 def test_too_few_oracles_and_a_broken_network_are_inconclusive_without_measures():
     world = Population(10)
     broken = world.one(finite=False, attack=math.nan)
-    assert verdict(broken, world.original(), world.many(3), SPLIT)[0::3] == ("INCONCLUSIVE", [])
+    found = verdict(broken, world.original(), world.many(3), SPLIT)
+    assert (found.verdict, found.measures) == ("INCONCLUSIVE", [])
 
 
 def test_four_oracles_decide():
     world = Population(11)
-    assert verdict(world.one(shift=30.0), world.original(), world.many(4), SPLIT)[0] == "FAIL"
+    assert verdict(world.one(shift=30.0), world.original(), world.many(4), SPLIT).verdict == "FAIL"
 
 
 # ---------------------------------------------------------------- the numbers
@@ -275,24 +315,25 @@ def test_a_failure_says_which_measure_and_a_pass_what_it_could_have_seen():
     world = Population(14)
     oracles, original = world.many(), world.original()
     own = world.one(shift=30.0)
-    reasons, measures = verdict(own, original, oracles, SPLIT)[1::2]
-    margin = {one.name: one for one in measures}["forget_margin"]
-    assert f"forget_margin: {margin.value:+.3g}, where an oracle's own lies within" in " ".join(reasons)
+    failed = verdict(own, original, oracles, SPLIT)
+    margin = {one.name: one for one in failed.measures}["forget_margin"]
+    assert f"forget_margin: {margin.value:+.3g}, where an oracle's own lies within" in " ".join(failed.reasons)
     passed = verdict(world.one(), original, oracles, SPLIT)
-    assert passed[0] == "PASS"
-    assert passed[1][0].startswith("no deciding measure tells")
-    for name in policy.DECIDING:
-        least = {one.name: one.least_detectable for one in passed[3]}[name]
-        assert f"{name} {least:.2g}" in passed[1][1]
-    assert "confidence_attack" not in passed[1][1]
+    assert passed.verdict == "PASS"
+    assert passed.reasons[0].startswith("no deciding measure tells")
+    for name in policy.SINGLE:
+        least = {one.name: one.least_detectable for one in passed.measures}[name]
+        assert f"{name} {least:.2g}" in passed.reasons[1]
+    assert "confidence_attack" not in passed.reasons[1]
+    assert f"it would have noticed if {passed.trace_seen:.0%} or more of the trace" in passed.reasons[2]
 
 
 def test_the_order_of_oracles_does_not_matter():
     world = Population(15)
     own, oracles, original = world.one(shift=1.0), world.many(), world.original()
     one, other = (verdict(own, original, each, SPLIT) for each in (oracles, oracles[::-1]))
-    assert one[0] == other[0]
-    for first, second in zip(one[3], other[3], strict=True):
+    assert one.verdict == other.verdict
+    for first, second in zip(one.measures, other.measures, strict=True):
         assert first.p == pytest.approx(second.p)
 
 
@@ -319,8 +360,129 @@ def test_oracles_that_do_not_keep_the_retain_rows_as_the_original_does_are_no_ya
     ]
     original = dataclasses.replace(world.original(), accuracy={**world.original().accuracy, "retain": retain})
     spoilt = dataclasses.replace(world.one(shift=6.0), accuracy={**world.one().accuracy, "retain": 0.945})
-    outcome, reasons, controls, _ = verdict(spoilt, original, weak, SPLIT)
-    assert outcome == expected
-    assert controls["plan"] == ("FAIL" if expected == "INVALID" else "PASS")
+    found = verdict(spoilt, original, weak, SPLIT)
+    assert found.verdict == expected
+    assert found.controls["plan"] == ("FAIL" if expected == "INVALID" else "PASS")
     if expected == "INVALID":
-        assert "control 'plan': the original gets 100.0% of the retain rows right" in reasons[0]
+        assert "control 'plan': the original gets 100.0% of the retain rows right" in found.reasons[0]
+
+
+# ---------------------------------------------------------------- the trace that a pass promises to have seen
+
+
+def test_the_trace_seen_is_the_smallest_share_that_a_mean_shows():
+    """Twin for the mean: the gap that is just seen, divided by the original's own."""
+    world = Population(16)
+    oracles, original = world.many(), world.original()
+    mean = [one for one in measures_of(original, oracles, SPLIT) if one.name == "forget_margin"]
+    gap = original.margins.mean() - np.mean([one.margins.mean() for one in oracles])
+    assert trace_seen(mean) == pytest.approx(mean[0].least_detectable / gap)
+    assert trace_seen([]) is None
+    assert trace_seen([altered(mean[0], value=0.0)]) is None
+    assert trace_seen([altered(mean[0], value=-gap)]) == pytest.approx(trace_seen(mean))
+
+
+def test_a_distance_adds_in_squares_to_the_oracles_own():
+    """By hand: with n oracles one lies r = sqrt(1 + 1/(n - 1)) away; a share s of a trace t, sqrt(r^2 + s^2 t^2)."""
+    world = Population(17)
+    oracles = world.many()
+    distance = next(one for one in measures_of(world.original(), oracles, SPLIT) if one.name == TRACES[1])
+    own, trace = math.sqrt(1 + 1 / 7), 6.0
+    value, least = math.sqrt(own**2 + trace**2) - own, math.sqrt(own**2 + (0.4 * trace) ** 2) - own
+    assert trace_seen([altered(distance, value=value, least_detectable=least)]) == pytest.approx(0.4)
+    assert trace_seen([altered(distance, value=-0.1)]) is None
+
+
+@pytest.mark.parametrize("kind", ["the same on every row", "of either sign", "small and of either sign"])
+def test_the_share_that_a_pass_promises_is_seen(kind):
+    """Each row its own trace; what is left of it is the printed share. The ratio of distances alone is seen in 3 of 100."""
+    seen = []
+    for seed in range(60):
+        world, draw = Population(seed), np.random.default_rng(seed + 1000)
+        traces = {
+            "the same on every row": np.full(120, 3.0),
+            "of either sign": draw.normal(0, 4, 120),
+            "small and of either sign": draw.normal(0, 1.5, 120),
+        }[kind]
+        oracles = world.many()
+
+        def left(share, world=world, traces=traces):
+            one = world.one()
+            return dataclasses.replace(one, margins=one.margins + share * traces)
+
+        share = trace_seen(judge(left(1.0), oracles, SPLIT)[1])
+        seen.append(judge(left(share), oracles, SPLIT)[0] == "FAIL")
+    # 0.8 is promised; the normal approximation gives between 0.64 and 0.89 here, +- 0.06 for 60 draws
+    assert np.mean(seen) > 0.5
+
+
+def test_a_smaller_effect_is_harder_to_promise():
+    world = Population(18)
+    own, original, oracles = world.one(), world.original(), world.many()
+    share = verdict(own, original, oracles, SPLIT).trace_seen
+    assert verdict(own, original, oracles, SPLIT, effect=share * 1.001).verdict == "PASS"
+    refused = verdict(own, original, oracles, SPLIT, effect=share * 0.999)
+    assert refused.verdict == "INCONCLUSIVE"
+    assert f"a pass promises to see {share * 0.999:.0%}" in refused.reasons[0]
+
+
+def test_more_oracles_are_advised_where_they_would_help_and_not_where_none_do():
+    world = Population(19)
+    margin = next(one for one in measures_of(world.original(), world.many(), SPLIT) if one.name == "forget_margin")
+    spread = margin.least_detectable / policy.spreads_to_see(8, 5)
+    for count in (12, 32):
+        just = spread * policy.spreads_to_see(count, 5) * 1.001
+        assert oracles_needed(altered(margin, value=2 * just), 0.5) == count
+    assert oracles_needed(altered(margin, value=spread), 0.5) is None
+
+
+# ---------------------------------------------------------------- populations (tier T2)
+
+
+def of_a_population(world, p):
+    one = measures_of(world.one(), world.many(), SPLIT)[0]
+    return [altered(one, name=name, p=p, value=0.6, decides=True) for name in policy.POPULATION]
+
+
+def test_a_recipe_told_from_retraining_over_many_networks_fails_the_network():
+    world = Population(20)
+    own, original, oracles = world.one(), world.original(), world.many()
+    assert verdict(own, original, oracles, SPLIT, arms=Arms(unlearned=of_a_population(world, 0.5))).verdict == "PASS"
+    found = verdict(own, original, oracles, SPLIT, arms=Arms(unlearned=of_a_population(world, 0.002)))
+    assert found.verdict == "FAIL"
+    assert {reason.partition(":")[0] for reason in found.reasons} >= set(policy.POPULATION)
+    assert {one.name for one in found.measures if one.decides} == {*policy.SINGLE, *policy.POPULATION}
+
+
+def test_a_recipe_that_breaks_a_network_fails():
+    world = Population(21)
+    found = verdict(world.one(), world.original(), world.many(), SPLIT, arms=Arms(broken=1))
+    assert found.verdict == "FAIL"
+    assert "the recipe broke 1 of the networks it was put to" in found.reasons[0]
+
+
+def test_held_out_oracles_told_from_the_others_spoil_the_yardstick():
+    world = Population(22)
+    arms = Arms(retrained=of_a_population(world, 0.004))
+    found = verdict(world.one(), world.original(), world.many(), SPLIT, arms=arms)
+    assert (found.verdict, found.controls["retrained"]) == ("INVALID", "FAIL")
+    assert "ulira tells held-out oracles from the others (p = 0.004)" in found.reasons[0]
+    unlucky = Arms(retrained=of_a_population(world, 0.03))
+    assert verdict(world.one(), world.original(), world.many(), SPLIT, arms=unlucky).controls["retrained"] == "PASS"
+
+
+def test_the_originals_together_can_fail_where_one_alone_passes():
+    world = Population(23)
+    faint = Arms(nothing=of_a_population(world, 0.001))
+    one = world.one()
+    assert verdict(world.one(), one, world.many(), SPLIT, arms=faint).controls["nothing"] == "FAIL"
+
+
+def test_informing_measures_neither_make_nor_unmake_a_verdict():
+    world = Population(24)
+    for shift in (0.0, 8.0):
+        own, original, oracles = world.one(shift=shift), world.original(), world.many()
+        plain = verdict(own, original, oracles, SPLIT)
+        measures = [altered(one, p=1e-12) if not one.decides else one for one in plain.measures]
+        assert [one.name for one in rejects(measures)] == [one.name for one in rejects(plain.measures)]
+        assert "confidence_attack" not in [one.name for one in rejects(measures)]

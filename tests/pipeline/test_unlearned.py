@@ -69,11 +69,18 @@ def test_a_summary_holds_the_plain_facts(made):
         "forward_rows": 58,
         "peak_bytes": found.cost.peak_bytes,
         "retraining_share": (2 + 2 * 58) / (4 * 58),
+        "parts": {name: dataclasses.asdict(spent) for name, spent in found.cost.parts.items()},
         "model_digest": params.model_digest(found.model),
         "seed": 5,
         "recomputed": True,
     }
     assert 0 < summary["localized_fraction"] <= 0.4
+    parts = summary["parts"]
+    assert [(name, parts[name]["trained_rows"], parts[name]["forward_rows"]) for name in parts] == [
+        ("localize", 2, 0),
+        ("unlearn", 2 * 58, 58),
+    ]
+    assert sum(part["seconds"] for part in parts.values()) <= summary["seconds"]
 
 
 def test_the_value_is_frozen(made):

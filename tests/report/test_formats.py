@@ -98,6 +98,7 @@ def test_a_shortened_name_is_never_wider_than_asked_whatever_its_script(length):
         (0, "0\u202fB"),
         (1000, "1000\u202fB"),
         (1024, "1\u202fKiB"),
+        (1020 * 2**10, "1020\u202fKiB"),
         (2**20 - 1, "1\u202fMiB"),
         (3 * 2**40, "3\u202fTiB"),
     ],

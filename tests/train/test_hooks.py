@@ -63,7 +63,8 @@ def test_the_base_hears_everything_and_does_nothing():
     hooks.on_stage("a", 3)
     hooks.on_step()
     hooks.on_epoch(trace)
-    hooks.on_note("now")
+    hooks.on_part("now")
+    hooks.on_note("so it is")
     hooks.on_stage_end("a")
     assert vars(hooks) == before
 

@@ -6,19 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import to_builtins
 from rich.console import Console
 from torch import nn
 
 from excise import errors, params, store
-from excise.cli import show, tables
+from excise.cli import choices, show, tables
 from excise.masks import Mask
+from excise.oracles import default_bank
+from excise.oracles.retrain import TrainFunction
 from excise.patch import Patch
 from excise.pipeline import Audit, Unlearned, audit
-from excise.pipeline.auditing import audit_page, environment
+from excise.pipeline.audited import audit_page, environment
+from excise.pipeline.planning import require_planned
+from excise.pipeline.policy import CONTROLS
+from excise.pipeline.probing import Confusion, Goal, Trigger
 from excise.pipeline.unlearned import MASK, MODEL
-from excise.train.engine import Cost
+from excise.recipes import Recipe
+from excise.train.engine import Cost, Spent
+from excise.train.plan import TrainPlan
 
-NUMBERS, PAGE = "audit.json", "report.html"
+NUMBERS, PAGE, PLAN = "audit.json", "report.html", "audit-plan.json"
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow", "INVALID": "bold yellow"}
 
 
@@ -34,6 +42,11 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     forget: str = ""
     forget_commitment: str = ""
     plan: str | None = None
+    plan_values: dict[str, Any] | None = None
+    holdout: str | None = None
+    recipe: str = ""
+    set: list[str] = []
+    mask: str | None = None
 
 
 class _Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +61,22 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     peak_bytes: int
     retraining_share: float | None
+    recomputed: bool = False
+    parts: dict[str, Spent] = {}
 
 
 def run(
     *,
     run: Path,
     plan: str | None,
-    oracles: int,
+    tier: str | None,
+    budget_seconds: float | None,
+    oracles: int | None,
+    effect: float,
+    bank: Path | None,
+    trigger: str | None,
+    confused: str | None,
+    search: Path | None,
     model: str | None,
     weights: Path | None,
     data: str | None,
@@ -68,12 +90,7 @@ def run(
     """Audit the network of a run directory; write audit.json and report.html into it."""
     to = show.console(quiet=quiet)
     record, asked, made = _read_run(run)
-    how = tables.read_plan(plan or asked.plan)
-    if how is None:
-        raise errors.BadRequest(
-            "--plan: an audit retrains networks the way yours was trained and needs to know how; give a TOML file with "
-            "epochs, lr, batch_size, … (the fields of excise.TrainPlan) or pkg.mod:train"
-        )
+    how = _plan(plan or asked.plan)
     original = weights or Path(asked.weights)
     if original.is_file() and store.file_digest(original) != asked.weights_sha256:
         raise errors.Corrupt(f"{original} does not hold the weights that {run} was made from; give the same file")
@@ -84,8 +101,71 @@ def run(
         forget=forget or Path(asked.forget),
         device=device,
         test=test,
+        holdout=asked.holdout,
         data_root=data_root or (Path(asked.data_root) if asked.data_root else None),
     )
+    _require_same_rows(run, problem, asked)
+    request = {
+        "command": "audit",
+        **problem.request,
+        "test": test,
+        "plan": plan or asked.plan,
+        "plan_values": tables.plan_values(how),
+        "tier": tier,
+        "budget_seconds": budget_seconds,
+        "oracles": oracles,
+        "effect": effect,
+        "trigger": trigger,
+        "confused": confused,
+        "search": None if search is None else str(search),
+        "seed": seed,
+        "audited": record["files"],
+        "environment": environment(),
+    }
+    numbers = _finished(run, request)
+    if numbers is None:
+        goal = _goal(trigger, confused)
+        again = _recipe_again(asked, how, required=tier == "T2", to=to)
+        with show.progress(quiet=quiet) as hooks:
+            done = audit(
+                _unlearned(run, asked, made, problem.model, again),
+                problem.split,
+                plan=how,
+                fresh=problem.fresh,
+                tier=tier,
+                budget_seconds=budget_seconds,
+                oracles=oracles,
+                effect=effect,
+                goal=goal,
+                search=None if search is None else _search(search),
+                original=problem.model,
+                seed=seed,
+                hooks=hooks,
+                bank=bank or default_bank(),
+                on_plan=lambda planned: store.write_json(
+                    run / PLAN, {**to_builtins(planned), "digest": planned.digest}
+                ),
+            )
+        _put_aside(run, to)
+        numbers = _written(run, request, done, record["result"])
+    else:
+        show.say(to, f"{run} already holds this audit, complete; nothing was done.")
+    found = {**numbers, "report": str(run / PAGE)}
+    _tell(to, found)
+    return found, errors.AuditInvalid.exit_code if found["verdict"] == "INVALID" else 0
+
+
+def _plan(words: str | None) -> TrainPlan | TrainFunction:
+    how = tables.read_plan(words)
+    if how is None:
+        raise errors.BadRequest(
+            "--plan: an audit retrains networks the way yours was trained and needs to know how; give a TOML file with "
+            "epochs, lr, batch_size, … (the fields of excise.TrainPlan) or pkg.mod:train"
+        )
+    return how
+
+
+def _require_same_rows(run: Path, problem: tables.Problem, asked: _Asked) -> None:
     if problem.request["forget_commitment"] != asked.forget_commitment:
         raise errors.Corrupt(
             f"the forget ids are not those that {run} was made with (or this machine has not the key they were recorded "
@@ -93,37 +173,6 @@ def run(
         )
     if problem.split.test is None:
         raise errors.BadRequest("--test: an audit needs rows that the network never saw; give pkg.mod:test")
-    request = {
-        "command": "audit",
-        **problem.request,
-        "test": test,
-        "plan": plan or asked.plan,
-        "plan_values": tables.plan_values(how),
-        "oracles": oracles,
-        "seed": seed,
-        "audited": record["files"],
-        "environment": environment(),
-    }
-    numbers = _finished(run, request)
-    if numbers is None:
-        with show.progress(quiet=quiet) as hooks:
-            done = audit(
-                _unlearned(run, made, problem.model),
-                problem.split,
-                plan=how,
-                fresh=problem.fresh,
-                oracles=oracles,
-                original=problem.model,
-                seed=seed,
-                hooks=hooks,
-                cache=run / "oracles",
-            )
-        numbers = _written(run, request, done)
-    else:
-        show.say(to, f"{run} already holds this audit, complete; nothing was done.")
-    found = {**numbers, "report": str(run / PAGE)}
-    _tell(to, found)
-    return found, errors.AuditInvalid.exit_code if found["verdict"] == "INVALID" else 0
 
 
 def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, _Made]:
@@ -142,21 +191,75 @@ def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, _Made]:
     )
 
 
+def _recipe_again(asked: _Asked, plan: object, *, required: bool, to: Console) -> Recipe | None:
+    """Give the recipe of the run, to be put to other networks; None where it cannot be read again and need not be."""
+    try:
+        return choices.read_recipe(asked.recipe, asked.set, plan)
+    except errors.ExciseError as error:
+        if required:
+            raise
+        show.say(to, f"The recipe cannot be put to other networks, so the SWAP test is left out: {error}")
+        return None
+
+
+def _search(directory: Path) -> Cost:
+    """Give what a search of `excise tune` cost, from its directory."""
+    held = store.read_json(directory / "result.json")
+    try:
+        return msgspec.convert({key: held.get(key, 0) for key in ("seconds", "trained_rows", "forward_rows")}, Cost)
+    except (AttributeError, msgspec.ValidationError) as error:
+        raise errors.BadRequest(
+            f"--search: expected the directory of `excise tune`, found {directory}: {error}"
+        ) from error
+
+
+def _goal(trigger: str | None, confused: str | None) -> Goal | None:
+    """Give what the removal is to correct, from `pkg.mod:apply=CLASS` or `I,J`."""
+    if trigger is not None and confused is not None:
+        raise errors.BadRequest("expected one of --trigger and --confused, found both; audit twice")
+    if trigger is not None:
+        words, _, target = trigger.rpartition("=")
+        if not words or not target.isdigit():
+            raise errors.BadRequest(
+                f"--trigger: expected pkg.mod:apply=CLASS, a callable that puts the pattern on a batch of inputs and the "
+                f"class it calls for, found {trigger!r}"
+            )
+        return Trigger(tables.import_object(words, "--trigger"), int(target))
+    if confused is None:
+        return None
+    pair = confused.split(",")
+    if len(pair) != 2 or not all(one.strip().isdigit() for one in pair):
+        raise errors.BadRequest(f"--confused: expected two classes such as 3,5, found {confused!r}")
+    return Confusion(int(pair[0]), int(pair[1]))
+
+
+def _put_aside(run: Path, to: Console) -> None:
+    """Keep the numbers of another audit of this run under a name of their own."""
+    if not (run / NUMBERS).is_file():
+        return
+    held = store.read_json(run / NUMBERS)
+    name = f"audit-{str(held.get('plan_digest', 'earlier'))[:12] if isinstance(held, dict) else 'earlier'}.json"
+    store.write_bytes(run / name, (run / NUMBERS).read_bytes())
+    show.say(to, f"{run} holds another audit; its numbers are kept as {name}.")
+
+
 def _finished(run: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """Give the numbers of this very audit, if it has been made."""
     if not (run / NUMBERS).is_file() or not (run / PAGE).is_file():
         return None
     held = store.read_json(run / NUMBERS)
     same = isinstance(held, dict) and held.get("request") == msgspec.json.decode(msgspec.json.encode(request))
-    return _without(held, "page", "request") if same else None
+    if not same:
+        return None
+    require_planned(held)
+    return _without(held, "page", "request")
 
 
-def _written(run: Path, request: dict[str, Any], done: Audit) -> dict[str, Any]:
-    """Write the page, then the numbers, which say that the audit is complete."""
+def _written(run: Path, request: dict[str, Any], done: Audit, made: dict[str, Any]) -> dict[str, Any]:
+    """Write the page, then the numbers, which say that the audit is complete; of the run, what its record says."""
     done.save(run / PAGE)
-    store.write_json(
-        run / NUMBERS, {**done.to_dict(), "request": request, "page": msgspec.to_builtins(audit_page(done))}
-    )
+    numbers = {**done.to_dict(), "unlearned": made, "request": request}
+    store.write_json(run / NUMBERS, {**numbers, "page": msgspec.to_builtins(audit_page(done))})
     return _without(store.read_json(run / NUMBERS), "page", "request")
 
 
@@ -168,14 +271,24 @@ def _tell(to: Console, found: dict[str, Any]) -> None:
     to.print(f"Verdict: [{STYLES[found['verdict']]}]{found['verdict']}[/]")
     for reason in found["reasons"]:
         show.say(to, f"  - {reason}")
-    controls = ", ".join(f"{name} {outcome}" for name, outcome in found["controls"].items())
-    show.say(to, f"Controls: {controls}")
+    show.say(to, f"Controls: {'; '.join(_control(*one) for one in found['controls'].items())}")
     to.print(show.accuracy_table(found["accuracy"]))
-    to.print(show.measures_table(found["measures"]))
+    for title, decides in (("decides", True), ("informs", False)):
+        some = [one for one in found["measures"] if one["decides"] == decides]
+        if some:
+            to.print(show.measures_table(title, some))
+    for note in [*found["notes"], *(f"left out: {one}" for one in found["left_out"])]:
+        show.say(to, f"  - {note}")
     show.say(to, f"Open {found['report']}")
 
 
-def _unlearned(run: Path, made: _Made, original: nn.Module) -> Unlearned:
+def _control(name: str, outcome: str) -> str:
+    if outcome == "not run":
+        return f"{name} not run"
+    return f"{name} {outcome}, {'as' if outcome == CONTROLS[name] else 'NOT as'} it must"
+
+
+def _unlearned(run: Path, asked: _Asked, made: _Made, original: nn.Module, how: Recipe | None) -> Unlearned:
     """Give the network of a run directory as `unlearn` gave it, whose files `read_record` has checked."""
     network = params.clone_model(original)
     params.load_strictly_(network, store.read_tensors(run / MODEL)[0], str(run / MODEL))
@@ -195,6 +308,10 @@ def _unlearned(run: Path, made: _Made, original: nn.Module) -> Unlearned:
             seconds=made.seconds,
             peak_bytes=made.peak_bytes,
             retraining_share=made.retraining_share,
+            parts=made.parts,
         ),
         seed=made.seed,
+        recomputed=made.recomputed,
+        how=how,
+        by_hand=mask if asked.mask else None,
     )

@@ -56,6 +56,19 @@ def read_recipe(name: str, settings: list[str] | None, plan: object = None) -> R
     Raises:
         errors.BadRequest: unknown recipe or setting, with the nearest name; or a value of the wrong kind.
     """
+    make, options = read_settings(name, settings, plan)
+    known = inspect.signature(make, eval_str=True).parameters
+    required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
+    if required:
+        how = "; a plan is a .toml file with the fields of a TrainPlan" if required[0] == "plan" else ""
+        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…{how}")
+    return make(**options)
+
+
+def read_settings(
+    name: str, settings: list[str] | None, plan: object = None
+) -> tuple[Callable[..., Recipe], dict[str, Any]]:
+    """Give what makes a recipe, and the settings for it, as `read_recipe` takes them."""
     make = known_word("--recipe", name, RECIPES, offers.HOW)
     known = inspect.signature(make, eval_str=True).parameters
     options: dict[str, Any] = {}
@@ -67,21 +80,20 @@ def read_recipe(name: str, settings: list[str] | None, plan: object = None) -> R
                 f"found {setting!r}{nearest(key, set(known) - {key})}"
             )
         read = READERS.get(key)
-        options[key] = read(value) if read else _converted(name, key, value, known[key].annotation)
+        options[key] = (
+            read(value) if read else converted(f"--set {key}={value}", name, key, value, known[key].annotation)
+        )
     if "plan" in known and "plan" not in options and isinstance(plan, TrainPlan):
         options["plan"] = plan
-    required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
-    if required:
-        how = "; a plan is a .toml file with the fields of a TrainPlan" if required[0] == "plan" else ""
-        raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…{how}")
-    return make(**options)
+    return make, options
 
 
-def _converted(recipe: str, key: str, value: str, kind: Any) -> Any:
+def converted(option: str, recipe: str, key: str, value: str, kind: Any) -> Any:
+    """Give a word in the type that a recipe takes as a setting."""
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise errors.BadRequest(f"--set {key}={value}: {error}, which is what {recipe} takes as {key}") from error
+        raise errors.BadRequest(f"{option}: {error}, which is what {recipe} takes as {key}") from error
 
 
 def recipe_values(recipe: Recipe) -> Any:

@@ -9,7 +9,7 @@ import msgspec
 
 from excise import store
 from excise.cli import show, tables
-from excise.pipeline.auditing import environment
+from excise.pipeline.audited import environment
 from excise.pipeline.demo import TITLES, num_steps, run_demo
 from excise.report import render
 

@@ -13,7 +13,7 @@ from excise import errors, store
 from excise.cli import choices, show, tables
 from excise.data import Split
 from excise.pipeline import unlearn
-from excise.pipeline.auditing import environment
+from excise.pipeline.audited import environment
 
 
 def run(

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import sys
-import tomllib
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,27 @@ import msgspec
 import typer
 
 from excise import errors
+from excise.cli.options import (
+    CRITERION,
+    Config,
+    Data,
+    DataRoot,
+    Debug,
+    Device,
+    Forget,
+    Holdout,
+    Json,
+    Model,
+    NoDevice,
+    NoSeed,
+    Out,
+    Plan,
+    Quiet,
+    Seed,
+    Settings,
+    Test,
+    Weights,
+)
 from excise.cli.wrapping import wrapped
 from excise.version import __version__
 
@@ -33,75 +53,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-)
-
-
-def _config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take a TOML file's values as if they had been typed, after what was typed."""
-    if path is None:
-        return None
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise errors.BadRequest(f"--config: {path} cannot be read as TOML: {error}") from error
-    known = {name.lstrip("-"): option for option in context.command.params for name in option.opts}
-    known = {name: option for name, option in known.items() if name not in ("config", "help")}
-    typed: dict[str, Any] = {}
-    for key, value in values.items():
-        option = known.get(key.replace("_", "-"))
-        if option is None:
-            names = ", ".join(sorted(known))
-            raise errors.BadRequest(f"--config: {path} sets {key!r}; expected options of {context.info_name}: {names}")
-        several = getattr(option, "multiple", False)
-        words = [_word(path, key, one) for one in (value if several and isinstance(value, list) else [value])]
-        typed[str(option.name)] = words if several else words[0]
-    context.default_map = {**(context.default_map or {}), **typed}
-    return path
-
-
-def _word(path: Path, key: str, value: object) -> str:
-    if not isinstance(value, str | int | float):
-        raise errors.BadRequest(f"--config: {path}: {key}: expected a string, a number or a boolean, found {value!r}")
-    return str(value)
-
-
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on standard output; words for people on standard error.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
-Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
-NoSeed = Annotated[int, typer.Option("--seed", help="Taken everywhere; nothing here is random.")]
-NoDevice = Annotated[str, typer.Option("--device", help="Taken everywhere; nothing here is computed.")]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", callback=_config, is_eager=True, help="TOML file of option values; what is typed wins."),
-]
-Model = Annotated[
-    str, typer.Option(help="pkg.mod:make, a callable that builds the network; or a built-in: resnet18, …")
-]
-Weights = Annotated[Path, typer.Option(help="Trained weights: .safetensors, or .pt holding tensors only.")]
-Data = Annotated[
-    str, typer.Option(help="pkg.mod:train, a data set or (inputs, labels); or a built-in: digits, cifar10, …")
-]
-Forget = Annotated[
-    Path, typer.Option(help="Row ids to forget: a text file of integers, or a .npy of integers or booleans.")
-]
-Test = Annotated[str | None, typer.Option("--test", help="pkg.mod:test; built-in data bring their own.")]
-Holdout = Annotated[
-    str | None,
-    typer.Option("--holdout", help="pkg.mod:rows never trained on, for recipes that need them (SCRUBPlusR)."),
-]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder to look for built-in data in first.")]
-Plan = Annotated[
-    str | None, typer.Option(help="How the network was trained: a TrainPlan as TOML or JSON, or pkg.mod:name.")
-]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, as key=value; repeatable.")]
-Out = Annotated[Path, typer.Option(help="Run directory to write.")]
-_CRITERION = (
-    "weight-gradient, weight-gradient-all, gradient, magnitude, fisher-ratio, gradient-difference, deepest, shallowest, "
-    "random; or a region: critical, head, convolutions, everything, modules:NAME,…, last-layers:K, random-like:MASK."
 )
 
 
@@ -163,13 +114,62 @@ def unlearn(
 
 
 @app.command()
+def tune(
+    model: Model,
+    weights: Weights,
+    data: Data,
+    forget: Forget,
+    out: Out,
+    recipe: Annotated[str, typer.Option(help="See `excise recipes`.")] = "DEL",
+    space: Annotated[
+        list[str] | None,
+        typer.Option(help="Where to search: lr=0.001:0.3:log, budget_fraction=0.1:0.5, epochs=2,4,8; repeatable."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting that stays, as key=value; repeatable.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 20,
+    max_utility_loss: Annotated[
+        float, typer.Option(help="How far accuracy on held-out rows may fall below the original's.")
+    ] = 0.02,
+    max_cost_share: Annotated[
+        float | None, typer.Option(help="What a setting may cost, as a share of a retraining; needs --plan.")
+    ] = None,
+    plan: Plan = None,
+    test: Test = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(
+            "--holdout", help="pkg.mod:rows never trained on, to choose by; half of the test rows if left out."
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="pkg.mod:name, from a batch to what rows are compared by; the inputs if left out."),
+    ] = None,
+    oracles: Annotated[
+        int, typer.Option(min=0, help="Networks to retrain after the choice, 3 or more, to say how it ranks.")
+    ] = 0,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Choose a recipe's settings without any oracle, by rows never trained on that look like those to forget."""
+    return "tune", locals()
+
+
+@app.command()
 def localize(
     model: Model,
     weights: Weights,
     data: Data,
     forget: Forget,
     out: Out,
-    criterion: Annotated[str, typer.Option(help=_CRITERION)] = "weight-gradient",
+    criterion: Annotated[str, typer.Option(help=CRITERION)] = "weight-gradient",
     budget: Annotated[
         float | None, typer.Option(help="Share of the weights to choose, 0 to 1; 0.3 if left out.")
     ] = None,
@@ -228,7 +228,30 @@ def doctor(
 def audit(
     run: Annotated[Path, typer.Argument(help="Run directory of `excise unlearn`.")],
     plan: Plan = None,
-    oracles: Annotated[int, typer.Option(min=1, help="Networks to retrain without the rows; 4 or more to decide.")] = 8,
+    tier: Annotated[
+        str | None, typer.Option(help="T0 trains nothing, T1 a few networks (if left out), T2 64 an arm.")
+    ] = None,
+    budget_seconds: Annotated[
+        float | None, typer.Option(help="Pick what fits so many seconds, and say what was left out.")
+    ] = None,
+    oracles: Annotated[
+        int | None,
+        typer.Option(min=1, help="Networks to retrain without the rows: 8 at T1, 64 at T2; 4 or more to decide."),
+    ] = None,
+    effect: Annotated[
+        float, typer.Option(help="Share of the rows' trace in the original that a PASS promises to have seen.")
+    ] = 0.5,
+    bank: Annotated[
+        Path | None, typer.Option(help="Where retrained networks are kept and found again; see `excise bank`.")
+    ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(help="pkg.mod:apply=CLASS, a planted pattern and its class: is it gone?")
+    ] = None,
+    confused: Annotated[str | None, typer.Option(help="I,J, two classes that were exchanged: is it gone?")] = None,
+    search: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the `excise tune` that chose the settings: its cost is counted too."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="As in unlearn; the run's own if left out.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The original weights; the run's own if left out.")] = None,
     data: Annotated[str | None, typer.Option(help="As in unlearn; the run's own if left out.")] = None,
@@ -273,6 +296,31 @@ def recipes(
     return "recipes", locals()
 
 
+@app.command()
+def bank(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="The bank's directory; the user's own if left out.")
+    ] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what the next four options name.")] = False,
+    keep_bytes: Annotated[
+        str | None, typer.Option(help="The oldest go until the bank takes no more than this: 500MB, 2GB.")
+    ] = None,
+    older_than: Annotated[float | None, typer.Option(min=0, help="Only networks trained so many days ago.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Only oracle, original, half, unreadable or unfinished; repeatable.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="All that is the bank's.")] = False,
+    seed: NoSeed = 0,
+    device: NoDevice = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """List the trained networks that are kept for audits, and prune them."""
+    return "bank", locals()
+
+
 def call(words: Sequence[str]) -> int:
     """Act on a command line and give the exit code. Whatever goes wrong is one message, and with `--json` one object."""
     as_json, debug, out = "--json" in words, "--debug" in words, sys.stdout
@@ -283,7 +331,7 @@ def call(words: Sequence[str]) -> int:
         room, options = asked
         as_json, debug = options.pop("as_json"), options.pop("debug")
         del options["config"]
-        if room in ("report", "recipes"):  # taken, like everywhere, and of no use there
+        if room in ("report", "recipes", "bank"):  # taken, like everywhere, and of no use there
             del options["seed"], options["device"]
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # users' code may print
             found, code = importlib.import_module(f"excise.cli.{room}").run(**options)

@@ -8,6 +8,7 @@ import msgspec
 
 from excise import errors, store
 from excise.cli import show
+from excise.pipeline.planning import require_planned
 from excise.report import Page, render
 
 
@@ -17,8 +18,11 @@ def run(*, run: Path, quiet: bool) -> tuple[dict[str, str], int]:
     found = next((run / name for name in ("audit.json", "demo.json") if (run / name).is_file()), None)
     if found is None:
         raise errors.BadRequest(f"{run} holds neither audit.json nor demo.json; run `excise audit {run}` first")
+    held = store.read_json(found)
+    if found.name == "audit.json" and isinstance(held, dict) and "plan" in held:
+        require_planned(held)
     try:
-        page = msgspec.convert(store.read_json(found)["page"], Page)
+        page = msgspec.convert(held["page"], Page)
     except (KeyError, TypeError, msgspec.ValidationError) as error:
         raise errors.Corrupt(f"{found} holds no page that this version of excise can draw: {error}") from error
     target = run / "report.html"

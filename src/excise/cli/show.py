@@ -26,18 +26,18 @@ def say(to: Console, text: str) -> None:
 
 
 class Stages(Hooks):
-    """Names each stage by what it is a part of, where a note has said so."""
+    """Names each stage by what it is a part of, where that was said."""
 
     def __init__(self) -> None:
-        self._note = ""
+        self._part = ""
 
-    def on_note(self, text: str) -> None:
+    def on_part(self, name: str) -> None:
         """Keep the words for the stages that follow."""
-        self._note = f"{text}, "
+        self._part = f"{name}, "
 
     def title(self, name: str) -> str:
         """Give a stage's line."""
-        return self._note + name
+        return self._part + name
 
 
 class Bars(Stages):
@@ -49,6 +49,10 @@ class Bars(Stages):
         self._whole = progress.add_task(label, total=total) if total else None
         self._indent = "  " if total else ""
         self._stage = progress.add_task("", total=None, visible=False)
+
+    def on_note(self, text: str) -> None:
+        """Write the sentence above the bars."""
+        say(self._progress.console, text)
 
     def on_stage(self, name: str, num_steps: int) -> None:
         """Show the stage."""
@@ -73,6 +77,10 @@ class Lines(Stages):
         super().__init__()
         self._to = to
         self._started = time.perf_counter()
+
+    def on_note(self, text: str) -> None:
+        """Write the sentence."""
+        say(self._to, text)
 
     def on_stage(self, name: str, num_steps: int) -> None:
         """Write a line."""
@@ -150,18 +158,17 @@ def accuracy_table(accuracy: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def measures_table(measures: Sequence[Mapping[str, Any]]) -> Table:
-    """Give an audit's measures; fits 80 columns."""
-    table = plain_table("gap to the oracles", "value", "95% interval", "oracle's", "p", "detectable")
+def measures_table(title: str, measures: Sequence[Mapping[str, Any]]) -> Table:
+    """Give some of an audit's measures; fits 80 columns."""
+    table = plain_table(title, "value", "95% interval", "oracles' band", "p")
     table.padding = (0, 1, 0, 0)
     for one in measures:
         table.add_row(
-            one["name"],
-            f"{one['value']:+.3g}",
-            f"{one['low']:+.3g} … {one['high']:+.3g}",
-            f"±{one['null_high']:.2g}",
+            one["name"].replace("recalibrated_forget_accuracy", "recalibrated_forget"),
+            f"{one['value']:+.2g}",
+            f"{one['low']:+.2g} … {one['high']:+.2g}",
+            f"{one['null_low']:+.2g} … {one['null_high']:+.2g}",
             f"{one['p']:.1g}",
-            f"{one['least_detectable']:.2g}",
         )
     return table
 

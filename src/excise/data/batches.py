@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from excise.data.rows import Rows
+from excise.data.rows import Rows, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +48,30 @@ def batches(
         keep_single: with False, a final batch of one row joins the one before it, since batch normalisation cannot
             train on one row.
     """
-    order = rows.ids if shuffle is None else rows.ids[torch.randperm(len(rows), generator=shuffle)]
-    chunks = list(torch.split(order, size))
-    if drop_last and len(chunks) > 1 and len(chunks[-1]) < size:
+    order = order_of(rows, shuffle)
+    for ids in in_batches(order, size, drop_last=drop_last, keep_single=keep_single):
+        yield read_batch(rows.source, ids, device)
+
+
+def order_of(rows: Rows, shuffle: torch.Generator | None) -> Tensor:
+    """Give the ids of the rows, ascending or in one permutation drawn by a generator."""
+    return rows.ids if shuffle is None else rows.ids[torch.randperm(len(rows), generator=shuffle)]
+
+
+def in_batches(order: Tensor, size: int, *, drop_last: bool = False, keep_single: bool = True) -> list[Tensor]:
+    """Divide the last axis of `order` as `batches` does."""
+    chunks = list(torch.split(order, size, dim=-1))
+    if drop_last and len(chunks) > 1 and chunks[-1].shape[-1] < size:
         chunks.pop()
-    if not keep_single and len(chunks) > 1 and len(chunks[-1]) == 1:
+    if not keep_single and len(chunks) > 1 and chunks[-1].shape[-1] == 1:
         last = chunks.pop()
-        chunks[-1] = torch.cat([chunks[-1], last])
-    for ids in chunks:
-        yield Batch(ids, _moved(rows.source.read(ids), device))
+        chunks[-1] = torch.cat([chunks[-1], last], dim=-1)
+    return chunks
+
+
+def read_batch(source: Source, ids: Tensor, device: torch.device) -> Batch:
+    """Read rows and bring their content to a device."""
+    return Batch(ids, _moved(source.read(ids), device))
 
 
 def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_single: bool = True) -> int:

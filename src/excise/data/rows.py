@@ -1,7 +1,7 @@
 """`Rows`: some rows of a data set, by id, and the one way to read them.
 
 A data set is a pair of arrays or tensors, or any map-style dataset. Arrays are read by index; map-style datasets one
-example at a time, put together by torch's default collation.
+example at a time, put together by torch's default collation. Two data sets of one kind of example can be read as one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,119 @@ class DatasetSource(Source):
             kind = getattr(example[1], "dtype", type(example[1]).__name__)
             raise errors.BadData(_NO_LABEL.format(f"{kind} in row {index}"))
         return label
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedSource(Source):
+    """Rows of two sources read as one data set: the ids of the second follow those of the first.
+
+    Nothing is copied. A batch is read from both, each row once, and put together in the order asked for.
+
+    Attributes:
+        first: its ids stay.
+        second: `len(first)` is added to its ids.
+
+    Raises:
+        errors.BadData: a source without rows, or whose examples hold something else than tensors and numbers; or two whose
+            examples differ in form, type or shape, going by the first row of each.
+    """
+
+    first: Source
+    second: Source
+
+    def __post_init__(self) -> None:
+        """Read one row of each to see that they are of one kind."""
+        if not (len(self.first) and len(self.second)):
+            raise errors.BadData(
+                f"expected rows in both data sets to join, found {len(self.first)} and {len(self.second)}; leave out the "
+                "empty one"
+            )
+        first, second = (_kind(source.read(torch.tensor([0]))) for source in (self.first, self.second))
+        if first != second:
+            raise errors.BadData(
+                f"expected data sets of one kind of example to join, found {first} and {second}; give both in one type and "
+                "shape"
+            )
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def read(self, ids: Tensor) -> Any:
+        """Read from each source what is its own, and put it in order."""
+        return self._each(ids, lambda source, own: source.read(own))
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """Ask each source for the labels of its own rows."""
+        found: Tensor = self._each(ids, lambda source, own: source.labels(own))
+        return found
+
+    def _each(self, ids: Tensor, ask: Callable[[Source, Tensor], Any]) -> Any:
+        border = len(self.first)
+        inside = ids < border
+        if bool(inside.all()):
+            return ask(self.first, ids)
+        if not bool(inside.any()):
+            return ask(self.second, ids - border)
+        parts = [ask(self.first, ids[inside]), ask(self.second, ids[~inside] - border)]
+        return _merged(parts, torch.cat([inside.nonzero(), (~inside).nonzero()]).flatten().argsort())
+
+
+def _kind(content: Any) -> str:
+    """Say what a batch is made of: the form, and of each tensor its type and the shape of one row."""
+    if isinstance(content, Tensor) and content.ndim:
+        return f"{content.dtype}{list(content.shape[1:])}".removeprefix("torch.")
+    if isinstance(content, dict):
+        return f"{{{', '.join(f'{key!r}: {_kind(content[key])}' for key in sorted(content))}}}"
+    if isinstance(content, tuple | list) and not any(isinstance(part, str | bytes) for part in content):
+        return f"({', '.join(_kind(part) for part in content)})"
+    raise errors.BadData(
+        "expected examples of tensors and numbers to join two data sets, found text or other objects; have both data sets "
+        "give tensors"
+    )
+
+
+def _merged(parts: Sequence[Any], order: Tensor) -> Any:
+    """Put batches of one kind one after another and take their rows in an order; sequences become tuples."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts)).index_select(0, order)
+    if isinstance(parts[0], dict):
+        return {key: _merged([part[key] for part in parts], order) for key in parts[0]}
+    return tuple(_merged(some, order) for some in zip(*parts, strict=True))
+
+
+def _dataset_of(source: Source) -> Dataset[Any]:
+    """Give a source as a map-style dataset; of two arrays joined a new array, since the user's code may want its tensors."""
+    if isinstance(source, ArraySource):
+        return TensorDataset(*source.tensors)
+    if isinstance(source, DatasetSource):
+        return source.dataset
+    if isinstance(source, JoinedSource):
+        both = [_dataset_of(source.first), _dataset_of(source.second)]
+        if all(isinstance(one, TensorDataset) for one in both):
+            return TensorDataset(*(torch.cat(parts) for parts in zip(*(one.tensors for one in both), strict=True)))  # type: ignore[attr-defined]
+    return _OneByOne(source)
+
+
+class _OneByOne(Dataset[Any]):
+    """The examples of a source, each by itself, all of them of tensors."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        return _only(self._source.read(torch.tensor([index])))
+
+
+def _only(content: Any) -> Any:
+    """Give the one example of a batch of one."""
+    if isinstance(content, Tensor):
+        return content[0]
+    if isinstance(content, dict):
+        return {key: _only(part) for key, part in content.items()}
+    return tuple(_only(part) for part in content) if isinstance(content, tuple | list) else content
 
 
 def _listed_labels(dataset: Dataset[Any]) -> Tensor | None:
@@ -211,8 +324,7 @@ class Rows:
 
     def as_dataset(self) -> Dataset[Any]:
         """Give the rows as a map-style dataset, for code that wants one."""
-        inner = TensorDataset(*self.source.tensors) if isinstance(self.source, ArraySource) else self.source.dataset  # type: ignore[attr-defined]
-        return Subset(inner, self.ids.tolist())
+        return Subset(_dataset_of(self.source), self.ids.tolist())
 
     def fingerprint(self) -> str:
         """Give the SHA-256 of the rows' ids and content. Reads every row once."""

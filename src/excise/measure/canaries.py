@@ -74,9 +74,9 @@ def canary_test(projections: np.ndarray, fresh: np.ndarray, *, among: int = 1) -
     needed = stats.norm.ppf(1 - (1 - CONFIDENCE) / (2 * among)) + stats.norm.ppf(POWER)
     return Measure(
         name="canaries",
-        value=value,
-        low=max(0.0, value - reach),
-        high=value + reach,
+        value=float(value),
+        low=float(max(0.0, value - reach)),
+        high=float(value + reach),
         null_mean=float(null.mean()),
         null_low=float(np.quantile(null, 1 - CONFIDENCE)),
         null_high=float(np.quantile(null, CONFIDENCE)),

@@ -1,142 +1,250 @@
-"""Train networks from scratch, by the user's plan or the user's own code, one after another.
+"""Train networks from scratch, by the user's plan or the user's own code, one after another or many at once.
 
-Content-addressed: where a cache directory is given, a network is found again by the hash of all it depends on (code
-version, fresh weights, what the network computes, rows and their content, plan, seed, threads), never by a file name or
-a count.
+With a bank, a network is found again by the hash of all it depends on (`excise.oracles.keys`), and each is kept as soon as
+it, or the chunk that it is trained with, is done: after a kill, the same call trains only what is missing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import msgspec
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
-from excise import errors, params, seeds, store
-from excise.data.batches import batches
+from excise import errors, params, seeds
 from excise.data.rows import Rows
 from excise.masks import Mask
+from excise.oracles import keys
+from excise.oracles.bank import Bank, Kind, Trained, require_kind
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import Pass, fit_
 from excise.train.plan import TrainPlan
-from excise.train.task import Task, device_of
-from excise.version import __version__
+from excise.train.task import Task
+from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 
 TrainFunction = Callable[[nn.Module, Dataset[Any], int], nn.Module]
 
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A network trained from scratch.
-
-    Attributes:
-        seed: of its initial weights and its batches.
-        state: its state dict, on the CPU.
-        seconds: what the training took, also if it was found in the cache.
-        trained_rows: examples passed forward and backward; None if the user's own code trained it.
-    """
-
-    seed: int
-    state: dict[str, Tensor]
-    seconds: float
-    trained_rows: int | None
+WORTH_IT = 4
+"""Missing networks, on equally many rows, from which on training together is tried where the choice is free."""
 
 
 def retrain(
     fresh: Callable[[], nn.Module],
-    rows: Rows,
+    rows: Rows | Sequence[Rows],
     plan: TrainPlan | TrainFunction,
     train_seeds: Sequence[int],
     engine: Engine,
     *,
     stage: str = "oracle",
-    cache: Path | None = None,
+    bank: Bank | None = None,
+    together: bool | None = False,
+    kind: Kind = "oracle",
 ) -> list[Trained]:
     """Train one network a seed on `rows`, from fresh weights.
 
     Args:
         fresh: builds an untrained network, a new one at each call; called with global random numbers seeded from each seed.
-        rows: what to train on.
+        rows: what to train on; or one set of rows a seed.
         plan: a `TrainPlan`, or `train(model, dataset, seed) -> model`.
         train_seeds: one network each.
         engine: task and hooks; its cost counts what is trained.
         stage: name for progress.
-        cache: directory to find networks in and keep them; networks trained by the user's own code (plan, forward or loss)
-            are not kept, since code cannot be hashed.
+        bank: to find networks in and keep them. Networks trained by the user's own code (plan, forward or loss) are not
+            kept, since code cannot be hashed; a note says so.
+        together: False, one at a time. True, all that are missing and have equally many rows at once, by
+            `excise.train.together`, in chunks as large as it takes at a time; each chunk is kept when it is done. The same
+            steps, in another order of floating-point sums. None chooses: together where that can be done, is found faster
+            by timing a few steps, and `WORTH_IT` or more are missing; else one at a time, with the reason in a note. It
+            takes what a bank holds of either kind, and without a bank may choose otherwise in another run.
+        kind: what `rows` are, see `excise.oracles.bank.Kind`.
 
     Raises:
-        errors.Diverged: a training did.
-        errors.BadRequest: the user's code gave no network, or another architecture, or the same object twice.
-        errors.Corrupt: a network in the cache is not what was put there.
+        errors.Diverged: a training did; what was done before it is in the bank.
+        errors.BadRequest: the user's code gave no network, or another architecture, or the same object twice; not one set
+            of rows a seed; or networks are to be trained together (True) that cannot be, with the reason.
+        errors.DiskError: a network is missing and the bank may not be written; before it is trained.
+        errors.Corrupt: a network in the bank is not what was put there.
     """
-    kept_at = cache if isinstance(plan, TrainPlan) and engine.task == Task() else None
-    fingerprint = _fingerprint(rows) if kept_at is not None else ""
-    found: list[Trained] = []
+    each = [rows] * len(train_seeds) if isinstance(rows, Rows) else list(rows)
+    if len(each) != len(train_seeds):
+        raise errors.BadRequest(
+            f"rows: expected one set of rows for each of {len(train_seeds)} seeds, found {len(each)}; give as many, or one"
+        )
+    require_kind(kind)
+    if not isinstance(plan, TrainPlan) or engine.task != Task():
+        _tell_of_own_code(bank, engine, stage, together=together)
+        bank, together = None, False
+    run = _Run(plan, replace(engine, slow=None, trace=[]), stage, each, bank, kind, together=together)
+    printed = keys.fingerprints(each) if bank is not None else [""] * len(each)
     before: nn.Module | None = None
     for number, seed in enumerate(train_seeds):
         with seeds.isolated(seed, "fresh"):
             model = fresh()
-        if model is before:
-            raise errors.BadRequest(
-                "fresh: expected a new untrained network at each call, it gave the same object twice, "
-                "trained by then; build the network inside the callable"
-            )
+        _require_new(model, before)
         before = model
-        path = kept_at and kept_at / f"{_key(model, rows, fingerprint, plan, seed, engine)}.safetensors"
-        kept = _read(path, seed) if path is not None and path.exists() else None
-        if kept is None:
-            kept = _train(model, rows, plan, seed, engine, f"{stage} {number + 1}/{len(train_seeds)}")
-            if path is not None:
-                _write(path, kept)
-        found.append(kept)
-    return found
+        run.take(_Wanted(number, seed, model, each[number], printed[number]))
+    return run.finish()
 
 
-def _fingerprint(rows: Rows) -> str:
-    with seeds.isolated(0, "fingerprint"):  # rows may be augmented at random
-        return rows.fingerprint()
+def _require_new(model: nn.Module, before: nn.Module | None) -> None:
+    """Refuse a network that is, or shares weights with, the one before it, which training changes."""
+    same = "the same object twice" if model is before else "two networks that share weights"
+    known = {id(value) for value in before.parameters()} if before is not None else set()
+    if model is before or any(id(value) in known and value.requires_grad for value in model.parameters()):
+        raise errors.BadRequest(
+            f"fresh: expected a new untrained network at each call, it gave {same}, trained by then; build the network "
+            "inside the callable"
+        )
 
 
-def _key(model: nn.Module, rows: Rows, fingerprint: str, plan: object, seed: int, engine: Engine) -> str:
-    parts = [__version__, torch.__version__, params.model_digest(model), repr(model), _computed(model, rows, engine)]
-    parts += [fingerprint, str(seed), msgspec.json.encode(plan).decode(), str(torch.get_num_threads())]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+def _tell_of_own_code(bank: Bank | None, engine: Engine, stage: str, *, together: bool | None) -> None:
+    """Say that the user's own code trains: one network at a time, none of them kept."""
+    if together:
+        raise errors.BadRequest(f"together: {_OWN_CODE}; leave it False, or None to have it chosen")
+    if bank is not None:
+        engine.hooks.on_note(f"{stage}: trained one at a time and not kept in {bank.directory}, since {_OWN_CODE}")
+    elif together is None:
+        engine.hooks.on_note(f"{stage}: trained one at a time, since {_OWN_CODE}")
 
 
-@torch.no_grad()
-def _computed(model: nn.Module, rows: Rows, engine: Engine) -> str:
-    """Give the digest of a network's logits on a few rows in training mode: equal weights may stand in unequal code."""
-    with seeds.isolated(0, "probe"):
-        batch = next(iter(batches(rows, 8, device_of(model))))
-        return params.digest({"logits": engine.task.forward(params.clone_model(model).train(), batch.content)[0]})
+_OWN_CODE = (
+    "networks trained by code of your own (plan, forward or loss) can neither be stacked nor be told apart later, because "
+    "code cannot be hashed"
+)
 
 
-def _write(path: Path, kept: Trained) -> None:
-    told = {"seconds": f"{kept.seconds:.3f}", "trained_rows": str(kept.trained_rows)}
-    store.write_tensors(path, kept.state, {**told, "seal": _seal(path, kept.state, told)})
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A network to be found or trained: its place among those asked for, its seed, fresh weights, and rows."""
+
+    number: int
+    seed: int
+    model: nn.Module
+    rows: Rows
+    fingerprint: str
 
 
-def _read(path: Path, seed: int) -> Trained:
-    try:
-        state, told = store.read_tensors(path)
-    except errors.BadData as error:
-        raise errors.Corrupt(f"{error}; remove it to have the network trained again") from error
-    if told.get("seal") != _seal(path, state, told):
-        raise errors.Corrupt(f"{path} is not what was put there; remove it to have the network trained again")
-    return Trained(seed, state, float(told["seconds"]), int(told["trained_rows"]))
+_Missing = tuple[_Wanted, Mapping[str, str]]
+"""A network that is to be trained, and what its key is the hash of."""
 
 
-def _seal(path: Path, state: Mapping[str, Tensor], told: Mapping[str, str]) -> str:
-    parts = [path.stem, params.digest(state), told.get("seconds", ""), told.get("trained_rows", "")]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+class _Run:
+    """Takes wanted networks one after another and trains those that are missing, as soon as there are enough of them."""
+
+    def __init__(
+        self,
+        plan: TrainPlan | TrainFunction,
+        engine: Engine,
+        stage: str,
+        rows: Sequence[Rows],
+        bank: Bank | None,
+        kind: Kind,
+        *,
+        together: bool | None,
+    ) -> None:
+        self._plan, self._engine, self._stage, self._rows = plan, engine, stage, rows
+        self._bank, self._kind, self._asked = bank, kind, together
+        self._alike = Counter(len(some) for some in rows)
+        self._at_once = 0 if together is False else None  # 0 for one at a time, None until it has to be decided
+        self._missing: dict[int, list[_Missing]] = {size: [] for size in self._alike}
+        self._found: dict[int, Trained] = {}
+        if together is None and len(rows) >= WORTH_IT and max(self._alike.values()) < WORTH_IT:
+            self._tell_alone(f"fewer than {WORTH_IT} of them have equally many rows")
+
+    def take(self, one: _Wanted) -> None:
+        """Find a network in the bank, or train it, now or with those that follow."""
+        told: Mapping[str, str] = {}
+        if self._bank is not None:
+            assert isinstance(self._plan, TrainPlan)
+            own = (one.model, one.rows, one.fingerprint, self._plan, one.seed, self._engine)
+            told = keys.facts(*own, kind=self._kind)
+            for way in (False, True) if self._asked is None else (self._asked,):
+                kept = self._bank.find(keys.key(told, together=way))
+                if kept is not None:
+                    self._found[one.number] = kept
+                    return
+            self._bank.require_writable()
+        size = len(one.rows)
+        missing = self._missing[size]
+        missing.append((one, told))
+        if self._asked is not True and self._alike[size] < WORTH_IT:
+            self._train_alone(missing)
+            return
+        if self._at_once is None and len(missing) == (1 if self._asked else WORTH_IT):
+            self._at_once = self._decided(one)
+        if self._at_once == 0:
+            self._train_alone(missing)
+        elif self._at_once is not None and len(missing) == self._chunk(size, self._at_once):
+            self._train_together(missing)
+
+    def finish(self) -> list[Trained]:
+        """Train what is still missing; give all networks in the order in which they were taken."""
+        for missing in self._missing.values():
+            if self._at_once and missing and (self._asked or len(missing) >= WORTH_IT):
+                self._train_together(missing)
+            self._train_alone(missing)
+        return [self._found[number] for number in range(len(self._rows))]
+
+    def _chunk(self, size: int, at_once: int) -> int:
+        """Give how many networks of a size make a chunk, at most `at_once` where that is not too few to pay, nearly equal."""
+        count = self._alike[size]
+        return max(WORTH_IT, -(-count // -(-count // at_once)))
+
+    def _decided(self, one: _Wanted) -> int:
+        """Give how many networks may be trained at once; 0, with the reason told, if none but alone."""
+        assert isinstance(self._plan, TrainPlan)
+        reason = why_not_together(one.model, self._rows, self._plan, self._engine)
+        if reason is not None and self._asked:
+            raise errors.BadRequest(f"together: {reason}; leave it False, or None to have it chosen")
+        if reason is None and not self._asked:
+            count = self._alike[len(one.rows)]
+            reason = why_slower_together(one.model, [one.rows], self._plan, self._engine, count)
+        if reason is not None:
+            self._tell_alone(reason)
+            return 0
+        return networks_at_once(one.model, one.rows, self._plan, self._engine)
+
+    def _tell_alone(self, reason: str) -> None:
+        self._engine.hooks.on_note(f"{self._stage}: trained one at a time, since {reason}")
+
+    def _train_alone(self, missing: list[_Missing]) -> None:
+        for one, told in missing:
+            stage = f"{self._stage} {one.number + 1}/{len(self._rows)}"
+            trained = _train(one.model, one.rows, self._plan, one.seed, self._engine, stage)
+            self._keep(one, told, trained, together=False)
+        missing.clear()
+
+    def _train_together(self, missing: list[_Missing]) -> None:
+        """Train networks on equally many rows as one, and share out what that took."""
+        assert isinstance(self._plan, TrainPlan)
+        wanted = [one for one, _ in missing]
+        name = f"{self._stage} {wanted[0].number + 1}-{wanted[-1].number + 1}/{len(self._rows)}"
+        own = replace(self._engine, hooks=_Retold(self._engine.hooks, name))
+        started, before = time.perf_counter(), own.cost.trained_rows
+        models, rows, chosen = [one.model for one in wanted], [one.rows for one in wanted], [one.seed for one in wanted]
+        fit_together_(models, rows, self._plan, chosen, own, stage="train")
+        seconds = (time.perf_counter() - started) / len(wanted)
+        passed = (own.cost.trained_rows - before) // len(wanted)
+        for one, told in missing:
+            self._keep(one, told, Trained(one.seed, params.state_of(one.model), seconds, passed), together=True)
+        missing.clear()
+
+    def _keep(self, one: _Wanted, told: Mapping[str, str], trained: Trained, *, together: bool) -> None:
+        self._found[one.number] = trained
+        if self._bank is not None:
+            self._bank.keep(
+                keys.key(told, together=together),
+                trained,
+                kind=self._kind,
+                architecture=type(params.unwrapped(one.model)).__name__,
+                num_parameters=sum(value.numel() for value in one.model.parameters()),
+                num_rows=len(one.rows),
+            )
 
 
 def _train(
@@ -176,6 +284,9 @@ class _Retold(Hooks):
 
     def on_epoch(self, trace: EpochTrace) -> None:
         self._inner.on_epoch(replace(trace, stage=self._stage))
+
+    def on_note(self, text: str) -> None:
+        self._inner.on_note(text)
 
     def on_stage_end(self, name: str) -> None:
         self._inner.on_stage_end(self._stage)

@@ -1,7 +1,10 @@
 """The path of one request, from a network and rows to a network that forgot and an audit of it."""
 
-from excise.pipeline.auditing import Audit, audit
+from excise.pipeline.audited import Audit
+from excise.pipeline.auditing import audit
 from excise.pipeline.forget import unlearn
+from excise.pipeline.probing import Canaries, Confusion, Trigger
+from excise.pipeline.tuning import Tuning, tune
 from excise.pipeline.unlearned import Unlearned
 
-__all__ = ["Audit", "Unlearned", "audit", "unlearn"]
+__all__ = ["Audit", "Canaries", "Confusion", "Trigger", "Tuning", "Unlearned", "audit", "tune", "unlearn"]

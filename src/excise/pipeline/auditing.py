@@ -2,110 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import torch
+import numpy as np
+from msgspec import structs
 from torch import nn
 
-from excise import checks, errors, seeds, store
+from excise import checks, errors, params, recipes, seeds
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import Measure
+from excise.measure.ulira import LEAST_MODELS
+from excise.oracles import Bank
 from excise.oracles.retrain import TrainFunction
-from excise.pipeline import pages
-from excise.pipeline.evidence import Evidence, Oracles, gather_oracles, observe
+from excise.pipeline import measuring, planning, policy, soundness, swapping
+from excise.pipeline.audited import Audit, SameCost
+from excise.pipeline.case import Case
+from excise.pipeline.evidence import Oracles, gather_oracles, observe
+from excise.pipeline.forget import counted, rows_digest, unlearn
 from excise.pipeline.fresh import fresh_builder, reinitialised
-from excise.pipeline.policy import ALPHA, DECIDING, Verdict, verdict
+from excise.pipeline.planning import NUM_ORACLES, NUM_PER_ARM, AuditPlan
+from excise.pipeline.policy import EFFECT, Outcome
+from excise.pipeline.population import Population, arms_of, gather_population
+from excise.pipeline.probing import Canaries, Goal, prober_for
 from excise.pipeline.unlearned import Unlearned
-from excise.report import Page, Timing, render
-from excise.train.engine import Engine
+from excise.train.engine import Cost, Engine, Spent
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
 from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
-from excise.version import __version__
 
-
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """What `excise.audit` gives.
-
-    Attributes:
-        verdict: PASS, FAIL, INCONCLUSIVE or INVALID, see `excise.pipeline.policy.verdict`.
-        reasons: why, in sentences.
-        controls: `nothing` (the original network, which must FAIL) and `retrained` (each oracle held against the others,
-            which must PASS).
-        measures: each with value, interval, null, p and least detectable difference.
-        own: the unlearned network's evidence.
-        original: the original network's.
-        oracles: the retrained networks and theirs.
-        unlearned: what was audited.
-        split: on which rows.
-        plan_digest: SHA-256 of the deciding measures, their level, number of oracles, seed, training plan and numbers of rows,
-            taken before any network was observed.
-        seconds: wall time, oracles included.
-    """
-
-    verdict: Verdict
-    reasons: Sequence[str]
-    controls: Mapping[str, str]
-    measures: Sequence[Measure]
-    own: Evidence
-    original: Evidence
-    oracles: Oracles
-    unlearned: Unlearned
-    split: Split
-    plan_digest: str
-    seconds: float
-
-    def __repr__(self) -> str:
-        controls = ", ".join(f"{name} {outcome}" for name, outcome in self.controls.items())
-        return (
-            f"Audit({self.verdict}; {len(self.oracles.evidence)} oracles; controls: {controls}; {self.seconds:.1f} s)"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give verdict, reasons, controls and measures as plain values. Holds no row ids and no per-row number."""
-        shown = {"forget": len(self.split.forget), "retain": len(self.split.retain), "test": len(self.split.test or ())}
-        return {
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "controls": dict(self.controls),
-            "measures": [msgspec.to_builtins(measure) for measure in self.measures],
-            "accuracy": {
-                "original": dict(self.original.accuracy),
-                "unlearned": dict(self.own.accuracy),
-                "oracles": self.oracles.mean_accuracy,
-            },
-            "num_oracles": len(self.oracles.evidence),
-            "num_rows": shown,
-            "oracle_seconds": self.oracles.mean_seconds,
-            "plan_digest": self.plan_digest,
-            "unlearned": self.unlearned.summary(),
-            "environment": environment(),
-        }
-
-    def save(self, path: str | Path) -> Path:
-        """Write the page (`.html`) or the numbers (`.json`).
-
-        Raises:
-            errors.BadRequest: another suffix.
-            errors.DiskError: the file could not be written.
-        """
-        where = Path(path)
-        if where.suffix == ".json":
-            store.write_json(where, self.to_dict())
-        elif where.suffix in (".html", ".htm"):
-            store.write_bytes(where, render(audit_page(self)).encode())
-        else:
-            raise errors.BadRequest(f"expected a path ending in .html or .json, found {where.name!r}")
-        return where
+CANARY_ALPHA = 1e-3
+"""Level of the test on planted canaries: its null is exact, and one network is judged."""
 
 
 def audit(
@@ -114,39 +45,82 @@ def audit(
     *,
     plan: TrainPlan | TrainFunction,
     fresh: Callable[[], nn.Module] | None = None,
-    oracles: int = 8,
+    oracles: int | None = None,
+    tier: str | None = None,
+    budget_seconds: float | None = None,
+    effect: float = EFFECT,
+    goal: Goal | None = None,
+    canaries: Canaries | None = None,
+    search: Cost | None = None,
     original: nn.Module | None = None,
     seed: int = 0,
     forward: Forward = forward_pair,
     loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
-    cache: Path | None = None,
+    bank: str | Path | Bank | None = None,
+    on_plan: Callable[[AuditPlan], None] | None = None,
 ) -> Audit:
     """Say whether an unlearned network can be told from networks that never saw the forget rows.
 
-    Retrains `oracles` networks on the retain rows, holds the unlearned network against them, and runs both controls.
-    Cost: `oracles` trainings, and one forward pass over forget, retain and test for each network.
+    Tier T0 trains nothing, looks for faults of the network itself, and passes nothing. T1 (the default) retrains 8 networks
+    on the retain rows, holds the unlearned network against them and runs the controls. T2 besides trains 64 originals, puts
+    the recipe to each, and holds them against 64 oracles and 64 held-out ones, row by row.
+    Cost: T1, `oracles` trainings, and for each network the probes (about half a training); T2, 192 trainings, 64
+    unlearnings.
 
     Args:
         unlearned: from `excise.unlearn`.
         split: the same split; its `test` rows are needed.
         plan: how the original was trained: a `TrainPlan`, or `train(model, dataset, seed) -> model`.
         fresh: builds the untrained network; without it, modules' own `reset_parameters`.
-        oracles: networks to retrain; fewer than 4 decide nothing.
+        oracles: networks to retrain; 8 at T1, 64 at T2 unless given; fewer than 4 decide nothing.
+        tier: T0, T1 or T2; T1 if neither it nor a budget is given.
+        budget_seconds: picks the largest tier and number of oracles that fit, by timing a few steps; says what it left out.
+        effect: a PASS promises that this share of the rows' trace in the original, left behind, would have been noticed.
+        goal: what the rows' removal is to correct (a trigger, two confused classes), measured besides.
+        canaries: rows with planted noise among the forget rows: a strong test at every tier, without any other network. A
+            network that still knows the noise fails.
+        search: what choosing the recipe's settings cost (`Tuning.cost`), to be counted with the rest.
         original: the network before unlearning; taken from the patch if None.
         seed: of the oracles' weights and batches.
         forward: as in `excise.unlearn`.
         loss: as in `excise.unlearn`.
         hooks: who watches.
-        cache: directory to keep oracles in and find them again by content.
+        bank: directory to keep networks in and find them again by content.
+        on_plan: called with the plan of the audit before any network is observed or trained.
 
     Raises:
         errors.BadSplit: no test rows.
         errors.BadData: logits or labels that are not of classes.
-        errors.BadRequest: no plan, or arguments that do not go together; before any training.
+        errors.BadRequest: no plan, another split than the network was unlearned on, or arguments that do not go together;
+            before any training.
         errors.Diverged: an oracle's training did.
     """
-    checks.require_positive_int("oracles", oracles)
+    _require_kinds(unlearned, split, plan, tier, effect, oracles)
+    started, task = time.perf_counter(), Task(forward, loss)
+    held = Bank.of(bank)
+    inner = params.unwrapped(unlearned.model)
+    before = params.unwrapped(original) if original is not None else unlearned.patch.revert(inner)
+    build = _builder(inner, fresh)
+    engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks())
+    with seeds.isolated(seed, "audit"):  # rows may be augmented at random
+        for network in (inner, before):
+            task.require_fit(network, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
+        prober = prober_for(inner, split, engine, goal)
+        case = Case(unlearned, inner, before, split, build, plan, engine, prober)
+        asked = _planned(case, tier, oracles, budget_seconds, effect, () if canaries is None else ("canaries",))
+        if on_plan is not None:
+            on_plan(asked)
+        run = _Run(case, asked, held, canaries, search)
+        run.look()
+        if asked.tier != "T0":
+            run.compare()
+        return run.result(time.perf_counter() - started)
+
+
+def _require_kinds(
+    unlearned: object, split: Split, plan: object, tier: object, effect: float, oracles: int | None
+) -> None:
     if not isinstance(unlearned, Unlearned):
         raise errors.BadRequest(f"unlearned: expected what excise.unlearn gives, found {type(unlearned).__name__}")
     if not isinstance(plan, TrainPlan) and not callable(plan):
@@ -154,37 +128,209 @@ def audit(
             "plan: expected how the network was trained, excise.TrainPlan(epochs=, lr=, ...) or a callable "
             f"train(model, dataset, seed) -> model; found {type(plan).__name__}"
         )
+    planning.require_tier(tier)
+    if oracles is not None:
+        checks.require_positive_int("oracles", oracles)
+    if not 0 < effect <= 1:
+        raise errors.BadRequest(f"effect: expected a share of the rows' trace, above 0 and at most 1, found {effect!r}")
     if split.test is None:
         raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
-    started = time.perf_counter()
-    task = Task(forward, loss)
-    before = original if original is not None else unlearned.patch.revert(unlearned.model)
-    build = _builder(unlearned.model, fresh)
-    engine = Engine(task, seed, Mask.empty(unlearned.model), hooks=hooks or Hooks())
-    digest = _plan_digest(split, plan, oracles, seed)
-    with seeds.isolated(seed, "audit"):  # rows may be augmented at random
-        for network in (unlearned.model, before):
-            task.require_fit(network, {"forget": split.forget, "retain": split.retain, "test": split.test})
-        first = observe(before, split, engine)
-        own = observe(unlearned.model, split, engine)
-        found = gather_oracles(build, split, plan, oracles, engine, cache)
-    outcome, reasons, controls, measures = verdict(own, first, found.evidence, split)
-    share = unlearned.cost.retraining_share
-    if share is None and found.trained[0].trained_rows:
-        share = unlearned.cost.trained_rows / found.trained[0].trained_rows
-    return Audit(
-        verdict=outcome,
-        reasons=reasons,
-        controls=controls,
-        measures=measures,
-        own=own,
-        original=first,
-        oracles=found,
-        unlearned=replace(unlearned, cost=replace(unlearned.cost, retraining_share=share)),
-        split=split,
-        plan_digest=digest,
-        seconds=time.perf_counter() - started,
+    if unlearned.rows_digest is not None and unlearned.rows_digest != rows_digest(split):
+        raise errors.BadRequest(
+            f"split: expected the split that the network was unlearned on, found other rows ({split!r}); give the same one"
+        )
+
+
+def _planned(
+    case: Case,
+    tier: str | None,
+    oracles: int | None,
+    budget_seconds: float | None,
+    effect: float,
+    more: tuple[str, ...],
+) -> AuditPlan:
+    """Choose the tier and write down what will be measured."""
+    left_out: list[str] = []
+    if budget_seconds is not None:
+        checks.require_finite("budget_seconds", budget_seconds)
+        if tier is not None or oracles is not None:
+            raise errors.BadRequest("budget_seconds: it chooses tier and number of oracles itself; give it alone")
+        one = planning.seconds_of_training(case.build, case.split, case.plan, case.engine)
+        tier, oracles, left_out = planning.fitted(budget_seconds, one, case.unlearned.cost.seconds)
+    tier = tier or "T1"
+    num = {"T0": 0, "T1": oracles or NUM_ORACLES, "T2": oracles or NUM_PER_ARM}[tier]
+    if tier == "T2" and num < 2 * LEAST_MODELS:
+        raise errors.BadRequest(
+            f"oracles: expected at least {2 * LEAST_MODELS} networks an arm at tier T2, whose held-out arm is halved for a "
+            f"control, found {num}; give more, or tier T1"
+        )
+    names = (*measuring.names(case, tier, num), *swapping.names(case, num))
+    sizes = {"forget": len(case.split.forget), "retain": len(case.split.retain), "test": len(case.split.test or ())}
+    return AuditPlan(
+        tier=tier,
+        deciding=(*(policy.SINGLE if num else ()), *(policy.POPULATION if tier == "T2" else ())),
+        informing=(*more, *names),
+        effect=effect,
+        num_oracles=num,
+        num_per_arm=num if tier == "T2" else 0,
+        seed=case.engine.seed,
+        training=planning.named(case.plan),
+        num_rows=sizes,
+        left_out=tuple(left_out),
     )
+
+
+class _Run:
+    """One audit under way: observes, compares, and keeps account of what each part costs."""
+
+    def __init__(
+        self, case: Case, asked: AuditPlan, bank: Bank | None, canaries: Canaries | None, search: Cost | None
+    ) -> None:
+        self._case, self._asked, self._bank, self._canaries = case, asked, bank, canaries
+        self._spent: dict[str, Spent] = dict(case.unlearned.cost.parts)
+        if search is not None:
+            self._spent["search"] = Spent(search.seconds, search.trained_rows, search.forward_rows, search.peak_bytes)
+        self._oracles: Oracles | None = None
+        self._population: Population | None = None
+        self._same_cost: SameCost | None = None
+        self._informing: list[Measure] = []
+        self._notes: list[str] = []
+
+    def look(self) -> None:
+        """Observe the network and its original, and look for faults that need no other network."""
+        case = self._case
+        self._original, self._own = (observe(one, case.split, case.engine) for one in (case.before, case.model))
+        if not self._original.finite:
+            raise errors.BadData(
+                "the original network gives logits that are not finite; nothing can be held against it"
+            )
+        self._faults = soundness.faults(case.unlearned, case.before, self._own, self._original)
+        if self._canaries is not None:
+            self._ask_canaries(self._canaries)
+        nothing = "tier T0 retrains nothing: it can find fault and found none, and passes nothing"
+        self._outcome = Outcome(
+            verdict="INCONCLUSIVE", reasons=[nothing], controls=dict.fromkeys(policy.CONTROLS, "not run")
+        )
+
+    def _ask_canaries(self, canaries: Canaries) -> None:
+        case = self._case
+        before, after = (canaries.test(one, case.engine) for one in (case.before, case.model))
+        self._informing.append(after)
+        if after.p <= CANARY_ALPHA:
+            self._faults.append(
+                f"the noise planted in {len(canaries.inputs)} canaries is still there (p = {after.p:.2g})"
+            )
+        if before.p > CANARY_ALPHA:
+            self._notes.append(
+                "the canaries' noise cannot be seen in the original either, so that they show nothing here"
+            )
+
+    def compare(self) -> None:
+        """Retrain oracles and hold the network against them; at tier T2, the recipe too."""
+        case, asked = self._case, self._asked
+        together = None if asked.tier == "T2" else False
+        with self._counted("oracles"):
+            self._oracles = gather_oracles(
+                case.build, case.split, case.plan, asked.num_oracles, case.engine, self._bank, together=together
+            )
+        self._require_not_its_own_oracle()
+        arms = None
+        if "swap" in asked.informing:
+            with self._counted("swap"):
+                game = swapping.swap_game(case, self._oracles, self._bank)
+            self._informing += game.measures
+            self._notes += game.notes
+        if asked.tier == "T2":
+            with self._counted("population"):
+                self._population = gather_population(
+                    case.unlearned, case.split, case.build, case.plan, asked.num_per_arm, case.engine, self._bank
+                )
+            generator = np.random.default_rng(seeds.derive(asked.seed, "arms"))
+            arms = arms_of(self._population, self._oracles.evidence, generator)
+        with self._counted("same cost"):
+            self._same_cost = self._retrained_at_the_same_cost(self._oracles)
+        with self._counted("measuring"):
+            self._outcome = policy.verdict(
+                self._own, self._original, self._oracles.evidence, case.split, effect=asked.effect, arms=arms
+            )
+            if self._own.finite and len(self._oracles.evidence) > 2:
+                self._informing += measuring.informing(
+                    case, asked.tier, self._own, self._original, self._oracles, self._population
+                )
+
+    def _require_not_its_own_oracle(self) -> None:
+        assert self._oracles is not None
+        own = params.digest(params.state_of(self._case.model))
+        if own in {params.digest(one.state) for one in self._oracles.trained}:
+            raise errors.BadRequest(
+                "the network is one of the oracles it would be held against, bit for bit; an audit needs oracles of its own: "
+                "give another seed"
+            )
+
+    def _retrained_at_the_same_cost(self, oracles: Oracles) -> SameCost | None:
+        case, cost = self._case, self._case.unlearned.cost
+        if not isinstance(case.plan, TrainPlan) or not self._own.finite:
+            return None
+        epochs = min(case.plan.epochs, cost.trained_rows // len(case.split.retain))
+        if epochs < 1:
+            return None
+        kept = tuple(place for place in case.plan.milestones if place < epochs)
+        schedule = "constant" if case.plan.schedule == "milestones" and not kept else case.plan.schedule
+        short = structs.replace(case.plan, epochs=epochs, milestones=kept, schedule=schedule)
+        try:
+            made = unlearn(
+                case.before,
+                case.split,
+                recipes.Retrain(plan=short).named("SameCostRetrain"),
+                fresh=case.build,
+                seed=seeds.derive(case.engine.seed, "same cost"),
+                forward=case.engine.task.forward,
+                loss=case.engine.task.loss,
+            )
+        except errors.Diverged:
+            return None
+        case.engine.cost.count(trained=made.cost.trained_rows, forward=made.cost.forward_rows)
+        found = observe(made.model, case.split, case.engine)
+        outcome = policy.judge(found, oracles.evidence, case.split)[0] if len(oracles.evidence) > 3 else "not judged"
+        spent = Spent(made.cost.seconds, made.cost.trained_rows, made.cost.forward_rows, made.cost.peak_bytes)
+        return SameCost(found, outcome, spent, epochs)
+
+    def _counted(self, part: str) -> Any:
+        return counted(self._case.engine, part, self._spent)
+
+    def result(self, seconds: float) -> Audit:
+        """Give the audit."""
+        case, unlearned, outcome = self._case, self._case.unlearned, self._outcome
+        found = [*soundness.unchanged(unlearned, case.before), *self._faults]
+        if found:
+            empty = self._asked.tier == "T0" and self._faults
+            outcome = replace(outcome, reasons=[*found, *(() if empty else outcome.reasons)])
+        if self._faults and outcome.verdict != "INVALID":
+            outcome = replace(outcome, verdict="FAIL")
+        share = unlearned.cost.retraining_share
+        first = None if self._oracles is None else self._oracles.trained[0].trained_rows
+        if share is None and first:
+            share = unlearned.cost.trained_rows / first
+        notes = soundness.warnings(unlearned, case.before)
+        return Audit(
+            verdict=outcome.verdict,
+            reasons=outcome.reasons,
+            controls=outcome.controls,
+            measures=[*outcome.measures, *self._informing],
+            own=self._own,
+            original=self._original,
+            oracles=self._oracles,
+            unlearned=replace(unlearned, cost=replace(unlearned.cost, retraining_share=share)),
+            split=case.split,
+            plan=self._asked,
+            seconds=seconds,
+            trace_seen=outcome.trace_seen,
+            population=self._population,
+            same_cost=self._same_cost,
+            twins=case.twins if case.has_twins and self._oracles is not None else None,
+            notes=[*notes, *self._notes, *measuring.notes(case, self._oracles)],
+            spent=self._spent,
+        )
 
 
 def _builder(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> Callable[[], nn.Module]:
@@ -193,77 +339,7 @@ def _builder(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> Callabl
     first = next(model.parameters())
 
     def build() -> nn.Module:
-        made = reinitialised(model) if fresh is None else fresh()
+        made = reinitialised(model) if fresh is None else params.unwrapped(fresh())
         return made.to(device=first.device, dtype=first.dtype)
 
     return build
-
-
-def _plan_digest(split: Split, plan: TrainPlan | TrainFunction, oracles: int, seed: int) -> str:
-    told = {
-        "deciding": DECIDING,
-        "alpha": ALPHA,
-        "oracles": oracles,
-        "seed": seed,
-        "plan": msgspec.to_builtins(plan) if isinstance(plan, TrainPlan) else getattr(plan, "__qualname__", "callable"),
-        "num_forget": len(split.forget),
-        "num_retain": len(split.retain),
-        "version": __version__,
-    }
-    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
-
-
-def environment() -> dict[str, Any]:
-    """Give what a result depends on besides its request: versions, machine, threads."""
-    return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def audit_page(done: Audit) -> Page:
-    """Give the page of one audit."""
-    unlearned, oracles = done.unlearned, done.oracles
-    rows = [
-        pages.row("Original", done.original, oracles, 0.0, 0.0, "nothing done: must fail"),
-        pages.row(unlearned.recipe, done.own, oracles, unlearned.cost.seconds, unlearned.cost.retraining_share),
-    ]
-    num_forget = len(done.split.forget)
-    return pages.page(
-        f"Did the network forget {num_forget} {'row' if num_forget == 1 else 'rows'}?",
-        f"{unlearned.recipe} was asked to make a network forget {num_forget} of its {len(done.split.train)} training rows. "
-        f"It was then held against {len(oracles.evidence)} networks retrained from scratch without them.",
-        verdict=pages.verdict_of(done.verdict, done.reasons, done.controls),
-        measures=pages.measure_rows(done.measures),
-        sections=[
-            pages.section(
-                "request",
-                "The forget request",
-                f"{unlearned.mask.num_selected:,} of {unlearned.mask.num_parameters:,} weights were allowed to change; "
-                "all others are equal to the original bit for bit (frozen digest below).",
-                done.split,
-                rows,
-                oracles,
-                done.original,
-                done.own,
-                unlearned.mask,
-            )
-        ],
-        timings=[
-            Timing(what=f"{unlearned.recipe}", seconds=unlearned.cost.seconds),
-            Timing(what=f"{len(oracles.trained)} retrainings", seconds=sum(one.seconds for one in oracles.trained)),
-        ],
-        facts=pages.facts(
-            environment(),
-            recipe=unlearned.recipe,
-            seed=unlearned.seed,
-            frozen_digest_before=unlearned.frozen_digest_before,
-            frozen_digest_after=unlearned.frozen_digest,
-            mask_digest=unlearned.mask.digest,
-            model_digest=unlearned.summary()["model_digest"],
-            audit_plan=done.plan_digest,
-        ),
-    )

@@ -22,7 +22,7 @@ from excise.masks import Mask
 from excise.networks import tiny_resnet
 from excise.oracles import retrain
 from excise.pipeline import pages
-from excise.pipeline.auditing import environment
+from excise.pipeline.audited import environment
 from excise.pipeline.evidence import Evidence, gather_oracles, observe
 from excise.pipeline.forget import unlearn
 from excise.pipeline.unlearned import Unlearned
@@ -140,7 +140,7 @@ def _chapter(
 ) -> tuple[Section, dict[str, Any], Unlearned]:
     """Run every recipe and the oracles on one split."""
     engine = Engine(Task(), seed, Mask.empty(model), hooks=hooks)
-    hooks.on_note(TITLES[name][0])
+    hooks.on_part(TITLES[name][0])
     make = partial(_network, str(device_of(model)))
     oracles, spent = _timed(lambda: gather_oracles(make, split, PLAN, num_oracles, engine))
     trained = sum(one.seconds for one in oracles.trained)
@@ -148,7 +148,7 @@ def _chapter(
     clock["measuring"] += spent - trained
     done: dict[str, tuple[Unlearned, Evidence]] = {}
     for recipe in demo_recipes():
-        hooks.on_note(f"{TITLES[name][0]}: {recipe.name}")
+        hooks.on_part(f"{TITLES[name][0]}: {recipe.name}")
         result = unlearn(model, split, recipe, fresh=make, seed=seed, plan=PLAN, hooks=hooks)
         evidence, spent = _timed(lambda: observe(result.model, split, engine))  # noqa: B023 - called at once
         clock["recipes"] += result.cost.seconds

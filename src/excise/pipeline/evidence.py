@@ -4,21 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 from torch import nn
 
 from excise import errors, params, seeds
 from excise.data.split import Split
 from excise.measure import accuracy, confidence_attack, confidences, margins
 from excise.observe import Outputs, collect
-from excise.oracles import Trained, retrain
+from excise.oracles import Bank, Trained, retrain
 from excise.oracles.retrain import TrainFunction
 from excise.train.engine import Engine
 from excise.train.plan import TrainPlan
 
 PARTS = ("forget", "retain", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a network says of each row, kept for measures that look at rows.
+
+    Attributes:
+        margins: by part, `[rows]`, ln(p / (1 - p)) of each row's label.
+        predicted: by part, `[rows]`, the class it names.
+        targets: by part, `[rows]`, the labels.
+        probabilities: `[forget, classes]`, softmax on the forget rows.
+        test_logits: float32 `[test, classes]`, so that a test row can be asked about under another row's label.
+    """
+
+    margins: Mapping[str, np.ndarray]
+    predicted: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
+    probabilities: np.ndarray
+    test_logits: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the head."""
+        return int(self.probabilities.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +55,7 @@ class Evidence:
         margins: `[forget]`, ln(p / (1 - p)) of each forget row's label.
         losses: `[forget]`, loss of each forget row.
         finite: whether every logit is a finite number.
+        seen: what it says row by row, on every part; None where only the numbers above are wanted.
     """
 
     accuracy: Mapping[str, float]
@@ -38,6 +63,13 @@ class Evidence:
     margins: np.ndarray
     losses: np.ndarray
     finite: bool
+    seen: Seen | None = None
+
+    @property
+    def rows(self) -> Seen:
+        """What the network says row by row; for evidence that has it."""
+        assert self.seen is not None
+        return self.seen
 
 
 def observe(model: nn.Module, split: Split, engine: Engine) -> Evidence:
@@ -63,6 +95,17 @@ def observe(model: nn.Module, split: Split, engine: Engine) -> Evidence:
         margins=margins(forget.logits, forget.targets),
         losses=forget.losses,
         finite=finite,
+        seen=_seen(outputs) if finite else None,
+    )
+
+
+def _seen(outputs: Mapping[str, Outputs]) -> Seen:
+    return Seen(
+        margins={part: margins(found.logits, found.targets) for part, found in outputs.items()},
+        predicted={part: found.logits.argmax(axis=1) for part, found in outputs.items()},
+        targets={part: found.targets for part, found in outputs.items()},
+        probabilities=softmax(outputs["forget"].logits, axis=1),
+        test_logits=outputs["test"].logits.astype(np.float32),
     )
 
 
@@ -93,10 +136,22 @@ class Oracles:
         """Mean accuracy over the networks, on each part."""
         return {part: float(np.mean([one.accuracy[part] for one in self.evidence])) for part in PARTS}
 
+    def model(self, fresh: Callable[[], nn.Module], place: int) -> nn.Module:
+        """Give one of the networks, as a module."""
+        return loaded(fresh, self.trained[place], "an oracle")
+
     @property
     def mean_seconds(self) -> float:
         """Mean wall time of one retraining."""
         return float(np.mean([network.seconds for network in self.trained]))
+
+
+def loaded(fresh: Callable[[], nn.Module], network: Trained, what: str) -> nn.Module:
+    """Give a trained network as a module."""
+    with seeds.isolated(network.seed, "fresh"):
+        model = fresh()
+    params.load_strictly_(model, network.state, what)
+    return model
 
 
 def gather_oracles(
@@ -105,16 +160,29 @@ def gather_oracles(
     plan: TrainPlan | TrainFunction,
     num_oracles: int,
     engine: Engine,
-    cache: Path | None = None,
+    bank: Bank | None = None,
+    *,
+    family: str = "oracle",
+    together: bool | None = False,
 ) -> Oracles:
     """Retrain networks on the retain rows, each from its own seed, and observe them.
+
+    Args:
+        fresh: builds an untrained network.
+        split: what to retrain on, and to observe.
+        plan: how.
+        num_oracles: how many.
+        engine: task, seed and hooks.
+        bank: where to find networks again, and to keep them.
+        family: name of the seeds: networks of two families have none in common.
+        together: train them as one, where that pays (None), always or never; see `excise.oracles.retrain`.
 
     Raises:
         errors.BadRequest: two of them are one network, so that they have no spread to judge by.
         errors.Diverged: one gives logits that are not finite.
     """
-    chosen = [seeds.derive(engine.seed, "oracle", number) for number in range(num_oracles)]
-    trained = retrain(fresh, split.retain, plan, chosen, engine, cache=cache)
+    chosen = [seeds.derive(engine.seed, family, number) for number in range(num_oracles)]
+    trained = retrain(fresh, split.retain, plan, chosen, engine, stage=family, bank=bank, together=together)
     if len({params.digest(network.state) for network in trained}) < len(trained):
         raise errors.BadRequest(
             "plan: expected oracles that differ by their seeds, two of them are equal to the bit; "
@@ -122,10 +190,7 @@ def gather_oracles(
         )
     evidence: list[Evidence] = []
     for network in trained:
-        with seeds.isolated(network.seed, "fresh"):
-            model = fresh()
-        params.load_strictly_(model, network.state, "an oracle")
-        evidence.append(observe(model, split, engine))
+        evidence.append(observe(loaded(fresh, network, "an oracle"), split, engine))
         if not evidence[-1].finite:
             raise errors.Diverged(
                 f"oracle {len(evidence)} of {len(trained)} gives logits that are not finite; train by a plan that converges"

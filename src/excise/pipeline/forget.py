@@ -6,7 +6,8 @@ import inspect
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
@@ -21,7 +22,7 @@ from excise.patch import Patch
 from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
-from excise.train.engine import Engine
+from excise.train.engine import Engine, Spent
 from excise.train.hooks import Hooks
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
@@ -89,15 +90,17 @@ def unlearn(
         engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks())
         if mask is None and how.besides is not None:
             engine = replace(engine, besides=how.besides.locate(seen, split, engine))
-        localized = effective(how.where.locate(seen, split, engine) if mask is None else mask, own)
+        with counted(engine, "localize"):
+            localized = effective(how.where.locate(seen, split, engine) if mask is None else mask, own)
         how.method.require(seen, split, localized, engine)
         allowed = effective(localized | engine.besides, own)
         work = params.clone_model(own)
         anew = recompute and _recomputes(how, allowed, own)
         before = frozen_digest(own, allowed, how.method.statistics, leaving_out=running_statistics(own) if anew else ())
-        how.method.unlearn_(work, split, localized, engine)
-        if anew:
-            recompute_statistics_(work, split.retain, engine)
+        with counted(engine, "unlearn"):
+            how.method.unlearn_(work, split, localized, engine)
+            if anew:
+                recompute_statistics_(work, split.retain, engine)
         params.drop_graphs_(work)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds = time.perf_counter() - started
@@ -116,6 +119,28 @@ def unlearn(
         cost=engine.cost,
         seed=seed,
         recomputed=anew,
+        how=how,
+        by_hand=mask,
+        rows_digest=rows_digest(split),
+    )
+
+
+def rows_digest(split: Split) -> str:
+    """Give the SHA-256 of a split's forget and retain ids."""
+    return params.digest({"forget": split.forget.ids, "retain": split.retain.ids})
+
+
+@contextmanager
+def counted(engine: Engine, part: str, parts: dict[str, Spent] | None = None) -> Iterator[None]:
+    """Note what the block spends: in `parts`, or else in the engine's cost."""
+    cost, started, held = engine.cost, time.perf_counter(), _peak_bytes()
+    trained, forward = cost.trained_rows, cost.forward_rows
+    yield
+    (cost.parts if parts is None else parts)[part] = Spent(
+        time.perf_counter() - started,
+        cost.trained_rows - trained,
+        cost.forward_rows - forward,
+        _peak_bytes() - held,
     )
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from msgspec import structs
 
 from excise.data.split import Split
-from excise.measure import Measure, against_oracles, holm, margin_distance, more_than_chance, oracle_band
+from excise.measure import (
+    Measure,
+    against_oracles,
+    holm,
+    margin_distance,
+    more_than_chance,
+    oracle_band,
+    spreads_to_see,
+)
 from excise.pipeline.evidence import Evidence
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
@@ -23,12 +33,64 @@ PLAN_TOLERANCE = 0.02
 """How far the original's accuracy on the retain rows may lie from the oracles' mean: the absence of the forget rows moves it
 by less, another optimizer or schedule by more."""
 
-DECIDING = ("forget_accuracy", "retain_accuracy", "test_accuracy", "forget_margin", "forget_margin_distance")
-"""Measures that a verdict rests on. The confidence attack is reported and decides nothing: it is a population attack."""
+EFFECT = 0.5
+"""What a PASS promises to have seen, as a share of the trace that the rows left in the original: half of it left behind."""
+
+CONTROL_ALPHA = 0.01
+"""Level at which an arm of held-out oracles counts as told from the others: the control must not be unlucky often."""
+
+SINGLE = ("forget_accuracy", "retain_accuracy", "test_accuracy", "forget_margin", "forget_margin_distance")
+"""Measures of the one network on which a verdict rests, at every tier that retrains."""
+
+POPULATION = ("ulira", "klom")
+"""Measures of the recipe, over many networks, on which a verdict rests besides at tier T2."""
+
+TRACES = ("forget_margin", "forget_margin_distance")
+"""Measures that say how much of a trace the forget rows left."""
+
+CONTROLS = {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
+"""What each control must come to."""
 
 
-def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split) -> list[Measure]:
-    """Compare one network's evidence with that of oracles: every measure of the audit."""
+@dataclass(frozen=True, kw_only=True)
+class Arms:
+    """What whole populations of networks came to, where an audit trained some (tier T2): measures, deciding and informing.
+
+    Attributes:
+        unlearned: many originals, each put through the recipe, against oracles.
+        nothing: the originals themselves, against the same oracles.
+        retrained: held-out oracles against the same oracles.
+        broken: networks of the unlearned population that diverged or gave values that are not finite.
+    """
+
+    unlearned: Sequence[Measure] = ()
+    nothing: Sequence[Measure] = ()
+    retrained: Sequence[Measure] = ()
+    broken: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A verdict with all that it rests on.
+
+    Attributes:
+        verdict: the word.
+        reasons: why, in sentences, the weightiest first.
+        controls: what each control came to.
+        measures: of the network (and of its recipe, at tier T2).
+        trace_seen: the smallest share of the original's trace that would have been noticed if it had been left behind (with
+            probability 0.8); None where the original shows no trace.
+    """
+
+    verdict: Verdict
+    reasons: Sequence[str]
+    controls: Mapping[str, str]
+    measures: Sequence[Measure] = field(default_factory=list)
+    trace_seen: float | None = None
+
+
+def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split, *, among: int = len(SINGLE)) -> list[Measure]:
+    """Compare one network's evidence with that of oracles: the measures that decide, and the confidence attack."""
     sizes = {"forget": len(split.forget), "retain": len(split.retain), "test": len(split.test or ())}
     found = [
         against_oracles(
@@ -36,7 +98,8 @@ def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split) -> lis
             own.accuracy[part],
             [other.accuracy[part] for other in oracles],
             resolution=1 / sizes[part],
-            among=len(DECIDING),
+            among=among,
+            limits=(0, 1),
             sentence=f"Accuracy on the {part} rows, minus the mean of networks that never saw the forget rows.",
         )
         for part in sizes
@@ -47,27 +110,26 @@ def measures_of(own: Evidence, oracles: Sequence[Evidence], split: Split) -> lis
             float(own.margins.mean()),
             [float(other.margins.mean()) for other in oracles],
             resolution=0.0,
-            among=len(DECIDING),
+            among=among,
             sentence="Mean log-odds of the forget rows' labels, minus the oracles' mean: above 0 the rows are still "
             "remembered, below 0 they are forgotten harder than by a network that never saw them.",
         )
     )
     if len(oracles) > 2:
-        found.append(_distance(own, oracles))
-    found.append(
-        against_oracles(
-            "confidence_attack",
-            own.attack,
-            [other.attack for other in oracles],
-            resolution=1 / sizes["forget"],
-            sentence="Share of forget rows that an attack on confidence takes for rows never trained on, minus the "
-            "oracles' mean. A population attack: reported because papers report it, and not part of the verdict.",
-        )
+        found.append(_distance(own, oracles, among))
+    attack = against_oracles(
+        "confidence_attack",
+        own.attack,
+        [other.attack for other in oracles],
+        resolution=1 / sizes["forget"],
+        limits=(0, 1),
+        sentence="Share of forget rows that an attack on confidence takes for rows never trained on, minus the "
+        "oracles' mean. A population attack: reported because papers report it, and not part of the verdict.",
     )
-    return found
+    return [*(structs.replace(one, decides=True) for one in found), attack]
 
 
-def _distance(own: Evidence, oracles: Sequence[Evidence]) -> Measure:
+def _distance(own: Evidence, oracles: Sequence[Evidence], among: int) -> Measure:
     margins = [other.margins for other in oracles]
     others = [margins[:i] + margins[i + 1 :] for i in range(len(margins))]
     # the network too is held against one oracle less at a time: the mean of more oracles is closer to anything
@@ -77,7 +139,7 @@ def _distance(own: Evidence, oracles: Sequence[Evidence]) -> Measure:
         away,
         [margin_distance(one, rest) for one, rest in zip(margins, others, strict=True)],
         resolution=0.0,
-        among=len(DECIDING),
+        among=among,
         sentence="How far, row by row, the log-odds of the forget rows lie from the oracles' (root mean square, in "
         "units of their spread), minus the same for each oracle held against the others.",
     )
@@ -85,52 +147,109 @@ def _distance(own: Evidence, oracles: Sequence[Evidence]) -> Measure:
 
 def rejects(measures: Sequence[Measure]) -> list[Measure]:
     """Give the deciding measures that tell the network from an oracle, by Holm's step-down at `ALPHA` in all."""
-    deciding = [measure for measure in measures if measure.name in DECIDING]
+    deciding = [measure for measure in measures if measure.decides]
     rejected = holm([measure.p for measure in deciding], ALPHA)
     return [measure for measure, out in zip(deciding, rejected, strict=True) if out]
 
 
-def judge(own: Evidence, oracles: Sequence[Evidence], split: Split) -> tuple[str, list[Measure]]:
+def judge(
+    own: Evidence, oracles: Sequence[Evidence], split: Split, population: Sequence[Measure] = ()
+) -> tuple[str, list[Measure]]:
     """Give PASS or FAIL for one network against oracles, without controls, and the measures."""
     if not own.finite:
         return "FAIL", []
-    measures = measures_of(own, oracles, split)
+    among = len(SINGLE) + sum(one.decides for one in population)
+    measures = [*measures_of(own, oracles, split, among=among), *population]
     return ("FAIL" if rejects(measures) else "PASS"), measures
 
 
 def verdict(
-    own: Evidence, original: Evidence, oracles: Sequence[Evidence], split: Split
-) -> tuple[Verdict, list[str], Mapping[str, str], list[Measure]]:
+    own: Evidence,
+    original: Evidence,
+    oracles: Sequence[Evidence],
+    split: Split,
+    *,
+    effect: float = EFFECT,
+    arms: Arms | None = None,
+) -> Outcome:
     """Give the verdict, its reasons, what the controls came to, and the measures.
 
-    - The network fails if any deciding measure tells it from an oracle (two-sided: forgetting too hard is a trace too).
-    - Control `nothing`: the original, judged in the same way, must fail. If it passes, this audit has not enough power to
-      see even doing nothing.
-    - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows at `ALPHA`
-      mean that the null is wrong.
+    In this order:
+
+    - Fewer than `FEWEST_ORACLES` oracles: INCONCLUSIVE.
+    - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows at `ALPHA`, or
+      (tier T2) an arm of held-out oracles that is told from the others, mean that the null is wrong: INVALID.
     - Control `plan`: oracles must be as accurate on the retain rows as the original is there, within `PLAN_TOLERANCE` or
-      their own band. Oracles trained in another way than the original are no yardstick, and a network spoilt by
-      unlearning can look like an oracle that was trained too little.
-    - If a control is not as it must be, the verdict is INVALID, whatever the network did.
-    - With fewer than `FEWEST_ORACLES` oracles nothing is decided: INCONCLUSIVE.
+      their own band. Oracles trained in another way than the original are no yardstick: INVALID.
+    - Some deciding measure tells the network from an oracle: FAIL (two-sided: forgetting too hard is a trace too). What was
+      seen stays seen, whether or not doing nothing could have been seen as well.
+    - What would have been noticed is more than `effect` of the trace that the rows left in the original: INCONCLUSIVE, with
+      what could have been seen. So it is wherever the rows left no trace: doing nothing would pass, and a pass says nothing.
+    - Control `nothing`: the original, judged in the same way, must fail. If it passes though the effect could have been
+      seen: INVALID.
+    - Otherwise: PASS.
     """
+    found = arms or Arms()
     if len(oracles) < FEWEST_ORACLES:
         measures = measures_of(own, oracles, split) if len(oracles) > 1 and own.finite else []
         reason = f"{len(oracles)} oracles are too few to know their spread; give at least {FEWEST_ORACLES}"
-        return "INCONCLUSIVE", [reason], dict.fromkeys(("nothing", "retrained", "plan"), "not run"), measures
-    outcome, measures = judge(own, oracles, split)
-    nothing, _ = judge(original, oracles, split)
+        return Outcome(
+            verdict="INCONCLUSIVE", reasons=[reason], controls=dict.fromkeys(CONTROLS, "not run"), measures=measures
+        )
+    outcome, measures = judge(own, oracles, split, found.unlearned)
+    if found.broken:
+        outcome = "FAIL"
+    nothing, done = judge(original, oracles, split, found.nothing)
     failed = sum(judge(one, [*oracles[:i], *oracles[i + 1 :]], split)[0] == "FAIL" for i, one in enumerate(oracles))
-    too_many = more_than_chance(failed, len(oracles), ALPHA)
+    told = [one for one in found.retrained if one.decides and one.p <= CONTROL_ALPHA]
     controls = {
         "nothing": nothing,
-        "retrained": "FAIL" if too_many else "PASS",
+        "retrained": "FAIL" if told or more_than_chance(failed, len(oracles), ALPHA) else "PASS",
         "plan": "PASS" if _plan_reproduces(original, oracles) else "FAIL",
     }
-    broken = _broken_controls(controls, f"{failed} of {len(oracles)}", original, oracles)
-    if broken:
-        return "INVALID", broken, controls, measures
-    return ("PASS" if outcome == "PASS" else "FAIL"), _reasons(outcome, measures, own), controls, measures
+    seen = trace_seen(done)
+    against = _findings(own, measures, found.broken)
+    yardstick = _broken_yardstick(controls, f"{failed} of {len(oracles)}", told, original, oracles)
+    if yardstick:
+        aside = [f"set aside, as the yardstick is broken: {one}" for one in against]
+        word, reasons = "INVALID", [*yardstick, *aside]
+    elif outcome == "FAIL":
+        word, reasons = "FAIL", [*against, *_power(measures, seen)]
+    elif seen is None or seen > effect:
+        word, reasons = "INCONCLUSIVE", _too_little(done, seen, effect, len(oracles), nothing)
+    elif nothing != "FAIL":
+        word, reasons = "INVALID", [_nothing_passes(done)]
+    else:
+        passed = "no deciding measure tells the network from networks that never saw the rows"
+        word, reasons = "PASS", [passed, *_power(measures, seen)]
+    return Outcome(verdict=word, reasons=reasons, controls=controls, measures=measures, trace_seen=seen)  # type: ignore[arg-type]
+
+
+def trace_seen(nothing: Sequence[Measure]) -> float | None:
+    """Give the smallest share of the original's trace that the audit sees with probability 0.8, by its sharpest measure.
+
+    Args:
+        nothing: measures of the original: what doing nothing leaves behind.
+
+    A mean falls with the share that is left. A distance does not: an oracle lies as far from others as its own noise takes
+    it, about sqrt(1 + 1/(n - 1)) spreads, and the noise and what is left of a trace add up in squares.
+
+    Returns:
+        For a mean, `least_detectable` over the original's own value, and for the distance the like; above 1 if not even all
+        of it would be seen; None where there is no trace at all.
+    """
+    shares = [_share_seen(one) for one in nothing if one.name in TRACES and one.value]
+    return min((one for one in shares if one is not None), default=None)
+
+
+def _share_seen(measure: Measure) -> float | None:
+    if measure.name != "forget_margin_distance":
+        return measure.least_detectable / abs(measure.value)
+    if measure.value < 0:
+        return None  # nearer to the oracles than they to one another
+    own = np.sqrt(1 + 1 / (measure.num_models - 1))
+    seen, all_of_it = (float((gap + own) ** 2 - own**2) for gap in (measure.least_detectable, measure.value))
+    return float(np.sqrt(seen / all_of_it))
 
 
 def _plan_reproduces(original: Evidence, oracles: Sequence[Evidence]) -> bool:
@@ -138,27 +257,81 @@ def _plan_reproduces(original: Evidence, oracles: Sequence[Evidence]) -> bool:
     return low <= original.accuracy["retain"] <= high or abs(original.accuracy["retain"] - mean) <= PLAN_TOLERANCE
 
 
-def _reasons(outcome: str, measures: Sequence[Measure], own: Evidence) -> list[str]:
+def _findings(own: Evidence, measures: Sequence[Measure], broken: int) -> list[str]:
+    """Say what speaks against the network, the least likely first."""
     if not own.finite:
         return ["the network gives logits that are not finite"]
-    told = [
-        f"{measure.name}: {measure.value:+.3g}, where an oracle's own lies within {measure.null_low:+.3g} to "
-        f"{measure.null_high:+.3g} (p = {measure.p:.2g})"
-        for measure in rejects(measures)
+    found = [
+        f"{one.name}: {one.value:+.3g}, where an oracle's own lies within {one.null_low:+.3g} to {one.null_high:+.3g} "
+        f"(p = {one.p:.2g})"
+        for one in sorted(rejects(measures), key=lambda one: one.p)
     ]
-    seen = ", ".join(f"{m.name} {m.least_detectable:.2g}" for m in measures if m.name in DECIDING)
-    return [
-        *(
-            told
-            if outcome == "FAIL"
-            else ["no deciding measure tells the network from networks that never saw the rows"]
-        ),
-        f"smallest differences this audit would have noticed (with probability 0.8): {seen}",
-    ]
+    if broken:
+        found.insert(0, f"the recipe broke {broken} of the networks it was put to: values that are not finite")
+    return found
 
 
-def _broken_controls(
-    controls: Mapping[str, str], failed: str, original: Evidence, oracles: Sequence[Evidence]
+def _power(measures: Sequence[Measure], seen: float | None) -> list[str]:
+    least = ", ".join(f"{m.name} {m.least_detectable:.2g}" for m in measures if m.decides)
+    told = [f"smallest differences this audit would have noticed (with probability 0.8): {least}"]
+    if seen is not None:
+        told.append(
+            f"with probability 0.8 it would have noticed if {seen:.0%} or more of the trace that the rows left in the original "
+            "had stayed"
+            if seen <= 1
+            else "it might not have noticed even if all of the trace that the rows left in the original had stayed"
+        )
+    return told
+
+
+def _too_little(
+    nothing: Sequence[Measure], seen: float | None, effect: float, num_oracles: int, outcome: str
+) -> list[str]:
+    """Say what could have been seen, what there was to see, and whether more oracles can help."""
+    margin = next(one for one in nothing if one.name == "forget_margin")
+    could = (
+        f"would have noticed it only if {seen:.0%} or more of it had stayed"
+        if seen is not None and seen <= 1
+        else "would not have noticed even all of it"
+    )
+    reasons = [
+        f"the rows left a trace of {margin.value:+.2g} in the original's mean log-odds, and this audit {could} (smallest "
+        f"difference it sees: {margin.least_detectable:.2g}); a pass promises to see {effect:.0%}"
+    ]
+    needed = oracles_needed(margin, effect)
+    if outcome != "FAIL":
+        reasons.append(
+            "even the original, trained on these rows, passes for a network that never saw them: they left no trace that "
+            f"{num_oracles} retrained networks show, and forgetting it can be neither shown nor doubted"
+        )
+    if needed is not None:
+        reasons.append(f"about {needed} oracles would be enough to see {effect:.0%} of that trace")
+    elif outcome == "FAIL":
+        reasons.append(f"no number of oracles shows {effect:.0%} of it: single networks differ by more than that")
+    return reasons
+
+
+def oracles_needed(margin: Measure, effect: float) -> int | None:
+    """Give how many oracles would see `effect` of the original's trace, by the spread found here; None if none would."""
+    wanted = effect * abs(margin.value) / (margin.least_detectable / spreads_to_see(margin.num_models, len(SINGLE)))
+    counts = (8, 12, 16, 24, 32, 48, 64, 96, 128)
+    return next((n for n in counts if n > margin.num_models and spreads_to_see(n, len(SINGLE)) <= wanted), None)
+
+
+def _nothing_passes(nothing: Sequence[Measure]) -> str:
+    least = min(one.p for one in nothing if one.decides)
+    return (
+        f"control 'nothing': the original network passes too (least p {least:.2g}), though this audit should see doing "
+        "nothing; use more oracles, and check that the original was trained on these rows"
+    )
+
+
+def _broken_yardstick(
+    controls: Mapping[str, str],
+    failed: str,
+    told: Sequence[Measure],
+    original: Evidence,
+    oracles: Sequence[Evidence],
 ) -> list[str]:
     reasons = []
     if controls["plan"] != "PASS":
@@ -168,14 +341,10 @@ def _broken_controls(
             f"retrained by this plan {mean:.1%}; the plan is not how the network was trained; give the true one, or your "
             "own training function"
         )
-    if controls["nothing"] != "FAIL":
-        reasons.append(
-            "control 'nothing': the original network passes too, so this audit cannot see even doing nothing; "
-            "use more oracles, or accept that these rows left no trace that can be seen"
-        )
     if controls["retrained"] != "PASS":
+        arms = "".join(f"; {one.name} tells held-out oracles from the others (p = {one.p:.2g})" for one in told)
         reasons.append(
-            f"control 'retrained': {failed} oracles, each held against the others, fail; "
+            f"control 'retrained': {failed} oracles, each held against the others, fail{arms}; "
             "oracles differ more than the null allows; use more of them"
         )
     return reasons

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 from excise import params, store
 from excise.masks import Mask
 from excise.patch import Patch
+from excise.recipes import Recipe
 from excise.train.engine import Cost
 from excise.train.hooks import EpochTrace
 
@@ -35,6 +36,10 @@ class Unlearned:
         cost: passes over data, seconds, bytes, share of a retraining.
         seed: all randomness of the run follows from it.
         recomputed: whether running statistics were recomputed from the retain rows, see `excise.unlearn`.
+        how: the recipe itself, so that an audit can do the same to other networks; None where only the result is known.
+        by_hand: the mask given by hand, if one was.
+        rows_digest: SHA-256 of forget and retain ids, so that an audit on other rows is refused. In memory only: ids can
+            be guessed from a plain hash.
     """
 
     model: nn.Module
@@ -48,6 +53,9 @@ class Unlearned:
     cost: Cost
     seed: int
     recomputed: bool = False
+    how: Recipe | None = None
+    by_hand: Mask | None = None
+    rows_digest: str | None = None
 
     def __repr__(self) -> str:
         share = "" if self.cost.retraining_share is None else f", {self.cost.retraining_share:.0%} of a retraining"
@@ -82,6 +90,7 @@ class Unlearned:
             "forward_rows": self.cost.forward_rows,
             "peak_bytes": self.cost.peak_bytes,
             "retraining_share": self.cost.retraining_share,
+            "parts": {name: asdict(spent) for name, spent in self.cost.parts.items()},
             "model_digest": params.model_digest(self.model),
             "seed": self.seed,
             "recomputed": self.recomputed,

@@ -62,6 +62,7 @@ class Roc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         sentence: what the attacker knows and does, in one sentence.
         num_members: forget rows attacked.
         num_non_members: rows never trained on, attacked likewise.
+        counted: what these two numbers count, in one sentence, where it is not rows of one network; else "".
         curves: one per network.
         band: the held-out oracles', or None.
     """
@@ -71,6 +72,7 @@ class Roc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sentence: str = ""
     num_members: Count
     num_non_members: Count
+    counted: str = ""
     curves: Sequence[Curve]
     band: CurveBand | None = None
 

@@ -168,7 +168,8 @@ def memory(num_bytes: int) -> str:
     """
     for power_, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
         if num_bytes >= 0.9995 * 2**power_:
-            return f"{num_bytes / 2**power_:.3g}{NARROW_SPACE}{unit}"
+            number = num_bytes / 2**power_
+            return f"{number:.0f}{NARROW_SPACE}{unit}" if number >= 1000 else f"{number:.3g}{NARROW_SPACE}{unit}"
     return f"{num_bytes}{NARROW_SPACE}B"
 
 

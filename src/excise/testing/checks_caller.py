@@ -112,6 +112,9 @@ class _Interrupting(Hooks):
     def on_epoch(self, trace: EpochTrace) -> None:
         self._hear()
 
+    def on_part(self, name: str) -> None:
+        self._hear()
+
     def on_note(self, text: str) -> None:
         self._hear()
 

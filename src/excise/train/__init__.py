@@ -6,6 +6,7 @@ from excise.train.loop import Pass, Passes, Step, fit_
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
 from excise.train.plan import TrainPlan
 from excise.train.task import Task, cross_entropy, forward_pair
+from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 
 __all__ = [
     "Cost",
@@ -21,8 +22,12 @@ __all__ = [
     "cross_entropy",
     "enforced",
     "fit_",
+    "fit_together_",
     "forward_pair",
     "frozen_digest",
     "held_modules",
+    "networks_at_once",
+    "why_not_together",
+    "why_slower_together",
     "write_",
 ]

@@ -13,6 +13,23 @@ from excise.train.hooks import EpochTrace, Hooks
 from excise.train.task import Task
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What one part of a run cost.
+
+    Attributes:
+        seconds: wall time.
+        trained_rows: examples passed forward and backward.
+        forward_rows: examples passed forward only.
+        peak_bytes: growth of the process's peak resident memory in this part; 0 if something earlier took more.
+    """
+
+    seconds: float = 0.0
+    trained_rows: int = 0
+    forward_rows: int = 0
+    peak_bytes: int = 0
+
+
 @dataclass
 class Cost:
     """What a run has spent so far.
@@ -24,6 +41,7 @@ class Cost:
         peak_bytes: growth of the process's peak resident memory; 0 if something earlier in the process took more.
         retraining_share: rows passed forward and backward, as a fraction of a retraining's; None where the training plan
             is not known.
+        parts: the same by part of the run: `localize` and `unlearn`.
     """
 
     trained_rows: int = 0
@@ -31,6 +49,7 @@ class Cost:
     seconds: float = 0.0
     peak_bytes: int = 0
     retraining_share: float | None = None
+    parts: dict[str, Spent] = field(default_factory=dict)
 
     def count(self, *, trained: int = 0, forward: int = 0) -> None:
         """Add examples."""

@@ -38,8 +38,11 @@ class Hooks:
     def on_epoch(self, trace: EpochTrace) -> None:
         """Hear what an epoch came to."""
 
+    def on_part(self, name: str) -> None:
+        """Hear what the stages that follow are a part of."""
+
     def on_note(self, text: str) -> None:
-        """Hear in words what is being done now."""
+        """Hear a sentence that people should know."""
 
     def on_stage_end(self, name: str) -> None:
         """Hear that the stage is over."""

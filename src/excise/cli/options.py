@@ -1,0 +1,80 @@
+"""The options that commands share: what they are called, what they mean, and how a file of them is read."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from excise import errors
+
+
+def _config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take a TOML file's values as if they had been typed, after what was typed."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise errors.BadRequest(f"--config: {path} cannot be read as TOML: {error}") from error
+    known = {name.lstrip("-"): option for option in context.command.params for name in option.opts}
+    known = {name: option for name, option in known.items() if name not in ("config", "help")}
+    typed: dict[str, Any] = {}
+    for key, value in values.items():
+        option = known.get(key.replace("_", "-"))
+        if option is None:
+            names = ", ".join(sorted(known))
+            raise errors.BadRequest(f"--config: {path} sets {key!r}; expected options of {context.info_name}: {names}")
+        several = getattr(option, "multiple", False)
+        words = [_word(path, key, one) for one in (value if several and isinstance(value, list) else [value])]
+        typed[str(option.name)] = words if several else words[0]
+    context.default_map = {**(context.default_map or {}), **typed}
+    return path
+
+
+def _word(path: Path, key: str, value: object) -> str:
+    if not isinstance(value, str | int | float):
+        raise errors.BadRequest(f"--config: {path}: {key}: expected a string, a number or a boolean, found {value!r}")
+    return str(value)
+
+
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output; words for people on standard error.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
+Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
+NoSeed = Annotated[int, typer.Option("--seed", help="Taken everywhere; nothing here is random.")]
+NoDevice = Annotated[str, typer.Option("--device", help="Taken everywhere; nothing here is computed.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", callback=_config, is_eager=True, help="TOML file of option values; what is typed wins."),
+]
+Model = Annotated[
+    str, typer.Option(help="pkg.mod:make, a callable that builds the network; or a built-in: resnet18, …")
+]
+Weights = Annotated[Path, typer.Option(help="Trained weights: .safetensors, or .pt holding tensors only.")]
+Data = Annotated[
+    str, typer.Option(help="pkg.mod:train, a data set or (inputs, labels); or a built-in: digits, cifar10, …")
+]
+Forget = Annotated[
+    Path, typer.Option(help="Row ids to forget: a text file of integers, or a .npy of integers or booleans.")
+]
+Test = Annotated[str | None, typer.Option("--test", help="pkg.mod:test; built-in data bring their own.")]
+Holdout = Annotated[
+    str | None,
+    typer.Option("--holdout", help="pkg.mod:rows never trained on, for recipes that need them (SCRUBPlusR)."),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder to look for built-in data in first.")]
+Plan = Annotated[
+    str | None, typer.Option(help="How the network was trained: a TrainPlan as TOML or JSON, or pkg.mod:name.")
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, as key=value; repeatable.")]
+Out = Annotated[Path, typer.Option(help="Run directory to write.")]
+CRITERION = (
+    "weight-gradient, weight-gradient-all, gradient, magnitude, fisher-ratio, gradient-difference, deepest, shallowest, "
+    "random; or a region: critical, head, convolutions, everything, modules:NAME,…, last-layers:K, random-like:MASK."
+)

@@ -1,0 +1,343 @@
+"""The bank gives back what was put there under that very key, to the bit, or refuses; and removes only what it is told to."""
+
+import dataclasses
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from excise import errors, store
+from excise.oracles import Bank, Entry, Trained, default_bank
+from excise.oracles.bank import KINDS
+from tests.probes import same_bytes
+
+NOW = datetime.now(UTC)
+KEYS = [character * 64 for character in "abcdef"]
+
+
+def network(seed=0, size=50):
+    draws = torch.Generator().manual_seed(seed)
+    state = {
+        "weight": torch.randn(5, size, generator=draws, dtype=torch.float64),
+        "norm.num_batches_tracked": torch.tensor(7 + seed),
+        "half": torch.randn(3, generator=draws).to(torch.bfloat16),
+    }
+    return Trained(seed, state, 1.25 + seed, 90 + seed)
+
+
+def keep(bank, key, seed=0, kind="oracle", days=0.0, size=50):
+    told = {"architecture": "Sequential", "num_parameters": 5 * size + 3, "num_rows": 30}
+    bank.keep(key, network(seed, size), kind=kind, created=NOW - timedelta(days=days), **told)
+    return bank.directory / f"{key}.safetensors"
+
+
+@pytest.fixture
+def bank(tmp_path):
+    return Bank(tmp_path / "some" / "where")
+
+
+@pytest.fixture
+def filled(bank):
+    """Six networks, the oldest first; halves are large."""
+    for place, (key, kind) in enumerate(zip(KEYS, [*KINDS, *KINDS], strict=True)):
+        keep(bank, key, place, kind, days=60 - 10 * place, size=500 if kind == "half" else 50)
+    return bank
+
+
+def test_what_is_kept_is_found_to_the_bit_and_nothing_else_is(bank):
+    assert bank.find(KEYS[0]) is None and not bank.directory.exists()
+    keep(bank, KEYS[0], seed=3)
+    found, wanted = bank.find(KEYS[0]), network(3)
+    assert same_bytes(found.state, wanted.state)
+    assert {name: value.dtype for name, value in found.state.items()} == {
+        name: value.dtype for name, value in wanted.state.items()
+    }
+    assert (found.seed, found.seconds, found.trained_rows) == (3, 4.25, 93)
+    assert bank.find(KEYS[1]) is None
+    keep(bank, KEYS[0], seed=4)
+    assert bank.find(KEYS[0]).seed == 4 and len(bank.entries()) == 1
+
+
+def test_entries_say_what_was_kept_without_reading_weights(filled, monkeypatch):
+    monkeypatch.setattr(store, "read_tensors", None)
+    entries = filled.entries()
+    assert [entry.key for entry in entries] == KEYS
+    assert [entry.kind for entry in entries] == [*KINDS, *KINDS]
+    assert [entry.created for entry in entries] == [NOW - timedelta(days=60 - 10 * place) for place in range(6)]
+    first, size = entries[0], (filled.directory / f"{KEYS[0]}.safetensors").stat().st_size
+    assert first == Entry(
+        key=KEYS[0],
+        kind="oracle",
+        num_bytes=size,
+        created=NOW - timedelta(days=60),
+        architecture="Sequential",
+        num_parameters=253,
+        num_rows=30,
+        seconds=1.25,
+        seed=0,
+    )
+    assert filled.num_bytes == sum(path.stat().st_size for path in filled.directory.iterdir())
+
+
+def test_a_network_is_as_old_as_its_keeping_unless_told(bank):
+    before = datetime.now(UTC)
+    bank.keep(KEYS[0], network(), kind="half", architecture="A", num_parameters=1, num_rows=2)
+    assert before <= bank.entries()[0].created <= datetime.now(UTC)
+
+
+def test_a_bank_that_is_not_there_is_empty_and_nothing_makes_it(bank):
+    assert bank.entries() == bank.foreign() == bank.prune(everything=True) == []
+    assert bank.num_bytes == 0 and not bank.directory.exists()
+
+
+@pytest.mark.parametrize("other", [KEYS[1], "0123456789abcdef" * 4])
+def test_a_file_renamed_to_another_key_is_refused(bank, other):
+    path = keep(bank, KEYS[0])
+    path.rename(path.with_name(f"{other}.safetensors"))
+    assert bank.find(KEYS[0]) is None
+    with pytest.raises(errors.Corrupt, match=rf"{other}.safetensors is not what was put there; remove it"):
+        bank.find(other)
+
+
+def test_whatever_is_changed_in_a_file_breaks_its_seal(bank):
+    path = keep(bank, KEYS[0])
+    state, told = store.read_tensors(path)
+    assert len(told) == 11  # ten facts and the seal
+    changed = {"kind": "half", "created": "2001-01-01T00:00:00+00:00"}
+    for name, value in told.items():
+        other = changed.get(name, f"{value}1")
+        store.write_tensors(path, state, {**told, name: other})
+        with pytest.raises(errors.Corrupt, match="is not what was put there"):
+            bank.find(KEYS[0])
+        store.write_tensors(path, state, {key: one for key, one in told.items() if key != name})
+        with pytest.raises(errors.Corrupt, match="is not what was put there"):
+            bank.find(KEYS[0])
+    for name, value in state.items():
+        other = value.clone()
+        other.view(-1)[0] += 1
+        store.write_tensors(path, {**state, name: other}, told)
+        with pytest.raises(errors.Corrupt, match="is not what was put there"):
+            bank.find(KEYS[0])
+    store.write_tensors(path, state, told)
+    assert bank.find(KEYS[0]).seed == 0
+
+
+def test_any_flipped_bit_or_cut_is_an_error_and_not_a_network(bank):
+    path = keep(bank, KEYS[0])
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 37):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x04]) + whole[place + 1 :])
+        with pytest.raises(errors.Corrupt, match="remove it to have the network trained again"):
+            bank.find(KEYS[0])
+    for length in (0, 5, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(errors.Corrupt, match=r"not a readable safetensors file.*remove it"):
+            bank.find(KEYS[0])
+
+
+def broken_files(bank):
+    """A damaged file, one of another form, a broken-off write that is old, one that is new, a stranger, a folder."""
+    keep(bank, KEYS[0]).write_bytes(b"damaged")
+    store.write_tensors(bank.directory / f"{KEYS[1]}.safetensors", network().state, {"seconds": "1.0"})
+    old, new = (bank.directory / f".{KEYS[place]}.safetensors.0123456789ab.tmp" for place in (2, 3))
+    old.write_bytes(b"half of a file")
+    new.write_bytes(b"half")
+    hours_ago = (NOW - timedelta(hours=2)).timestamp()
+    os.utime(old, (hours_ago, hours_ago))
+    (bank.directory / "notes.txt").write_text("mine")
+    (bank.directory / f"{KEYS[4]}.safetensors").mkdir()
+    return old, new
+
+
+def test_damaged_and_foreign_files_are_named_and_stay_until_all_must_go(bank):
+    old, new = broken_files(bank)
+    keep(bank, KEYS[5])
+    kinds = {entry.key: entry.kind for entry in bank.entries()}
+    unreadable, unfinished = "unreadable", "unfinished"
+    assert kinds == {
+        KEYS[0]: unreadable,
+        KEYS[1]: unreadable,
+        KEYS[2]: unfinished,
+        KEYS[3]: unfinished,
+        KEYS[5]: "oracle",
+    }
+    foreign = [bank.directory / f"{KEYS[4]}.safetensors", bank.directory / "notes.txt"]
+    assert bank.foreign() == foreign
+    for limits in ({"keep_bytes": 0}, {"older_than_days": 0}, {"kinds": KINDS}):
+        keep(bank, KEYS[5], days=1)
+        assert [entry.key for entry in bank.prune(**limits)] == [KEYS[5]]
+    assert [entry.key for entry in bank.prune(kinds=["unfinished"])] == [KEYS[2]]
+    assert new.exists() and not old.exists()
+    keep(bank, KEYS[5])
+    assert {entry.key for entry in bank.prune(everything=True)} == {KEYS[0], KEYS[1], KEYS[5]}
+    assert sorted(bank.directory.iterdir()) == sorted([new, *foreign])
+
+
+def gone(bank, **limits):
+    before = [entry.key for entry in bank.entries()]
+    removed = [entry.key for entry in bank.prune(**limits)]
+    assert [entry.key for entry in bank.entries()] == [key for key in before if key not in removed]
+    return [KEYS.index(key) for key in removed]
+
+
+@pytest.mark.parametrize(
+    ("limits", "removed"),
+    [
+        ({"older_than_days": 35}, [0, 1, 2]),
+        ({"older_than_days": 15.5}, [0, 1, 2, 3, 4]),
+        ({"older_than_days": 61}, []),
+        ({"kinds": ["half"]}, [2, 5]),
+        ({"kinds": ["original", "half"]}, [1, 2, 4, 5]),
+        ({"kinds": ["half"], "older_than_days": 35}, [2]),
+        ({"kinds": []}, []),
+        ({"keep_bytes": 0}, [0, 1, 2, 3, 4, 5]),
+        ({"keep_bytes": 0, "kinds": ["oracle"]}, [0, 3]),
+        ({"keep_bytes": 10**9}, []),
+        ({"everything": True}, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_what_is_named_goes_oldest_first_and_nothing_else_does(filled, limits, removed):
+    assert gone(filled, **limits) == removed
+
+
+def test_as_many_of_the_oldest_go_as_bring_the_bank_to_its_size(filled):
+    sizes = [entry.num_bytes for entry in filled.entries()]
+    assert gone(filled, keep_bytes=sum(sizes)) == []
+    assert gone(filled, keep_bytes=sum(sizes) - 1) == [0]
+    assert gone(filled, keep_bytes=sum(sizes[3:])) == [1, 2]
+    assert filled.num_bytes == sum(sizes[3:])
+    assert gone(filled, keep_bytes=sizes[5], kinds=["original"]) == [4]  # the oracle before it is not named
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({}, "prune: expected what may go, by keep_bytes, older_than_days or kinds"),
+        ({"everything": True, "keep_bytes": 5}, "everything=True alone"),
+        ({"keep_bytes": -1}, "keep_bytes: expected a finite number of at least 0, found -1"),
+        ({"older_than_days": float("nan")}, "older_than_days: expected a finite number"),
+        (
+            {"kinds": ["halves"]},
+            "kinds: expected some of oracle, original, half, unreadable, unfinished, found 'halves'",
+        ),
+    ],
+)
+def test_a_wish_that_says_nothing_or_too_much_removes_nothing(filled, limits, message):
+    with pytest.raises(errors.BadRequest, match=message):
+        filled.prune(**limits)
+    assert len(filled.entries()) == 6
+
+
+@pytest.mark.parametrize("key", ["", "a" * 63, "A" * 64, "../" + "a" * 61, "a" * 64 + "\n"])
+def test_what_is_no_key_is_no_path(bank, key):
+    with pytest.raises(errors.BadRequest, match="key: expected 64 hexadecimal digits"):
+        bank.find(key)
+    with pytest.raises(errors.BadRequest, match="key: expected 64 hexadecimal digits"):
+        keep(bank, key)
+    assert not bank.directory.exists()
+
+
+def test_an_unknown_kind_is_refused(bank):
+    with pytest.raises(errors.BadRequest, match="kind: expected one of oracle, original, half, found 'retain'"):
+        keep(bank, KEYS[0], kind="retain")
+
+
+def test_a_file_is_no_bank(tmp_path):
+    (tmp_path / "a").write_text("x")
+    with pytest.raises(errors.BadRequest, match=r"bank: expected a directory, found a file at .*; name another"):
+        Bank(tmp_path / "a")
+
+
+def test_a_directory_that_cannot_be_looked_into_or_written_is_a_disk_error(filled, monkeypatch):
+    def fail(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", fail)
+        with pytest.raises(errors.DiskError, match=r"could not remove .*Permission denied"):
+            filled.prune(everything=True)
+    monkeypatch.setattr(Path, "iterdir", fail)
+    with pytest.raises(errors.DiskError, match=r"could not look into .*Permission denied"):
+        filled.entries()
+
+
+def test_writers_of_one_key_and_readers_do_not_meet(bank):
+    """Of several at once each write is whole: a reader finds one of the networks, sealed, at any moment."""
+    networks, start, found, failed = {seed: network(seed, 3000) for seed in range(3)}, threading.Barrier(4), [], []
+
+    def work(seed):
+        start.wait()
+        try:
+            for _ in range(12):
+                if seed in networks:
+                    told = {"architecture": "A", "num_parameters": 1, "num_rows": 1}
+                    bank.keep(KEYS[0], networks[seed], kind="oracle", **told)
+                else:
+                    found.append(bank.find(KEYS[0]))
+                    bank.entries()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    last = bank.find(KEYS[0])
+    assert all(same_bytes(one.state, networks[one.seed].state) for one in [*found, last] if one is not None)
+    assert [path.name for path in bank.directory.iterdir()] == [f"{KEYS[0]}.safetensors"]
+
+
+def test_a_network_removed_while_it_is_looked_for_is_not_there(filled, monkeypatch):
+    path = filled.directory / f"{KEYS[0]}.safetensors"
+    read, head = store.read_tensors, store.read_metadata
+
+    def removed_first(how):
+        def call(one):
+            path.unlink(missing_ok=True)
+            return how(one)
+
+        return call
+
+    monkeypatch.setattr(store, "read_tensors", removed_first(read))
+    assert filled.find(KEYS[0]) is None
+    keep(filled, KEYS[0])
+    monkeypatch.setattr(store, "read_metadata", removed_first(head))
+    assert KEYS[0] not in {entry.key for entry in filled.entries() if entry.kind in KINDS}
+
+
+def test_entries_are_plain_values(filled):
+    told = msgspec.to_builtins(filled.entries()[0])
+    assert told["kind"] == "oracle" and datetime.fromisoformat(told["created"]) == NOW - timedelta(days=60)
+
+
+def test_the_default_lies_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_bank() == tmp_path / "cache" / "excise" / "bank"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_bank() == tmp_path / ".cache" / "excise" / "bank"
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(errors.DiskError, match=r"no place for a bank of networks: .*set XDG_CACHE_HOME, or name one"):
+        default_bank()
+
+
+def test_a_bank_is_named_in_any_of_four_ways(tmp_path):
+    one = Bank(tmp_path)
+    assert Bank.of(one) is one and Bank.of(None) is None
+    assert Bank.of(str(tmp_path)).directory == Bank.of(tmp_path).directory == tmp_path
+    assert repr(one) == f"Bank('{tmp_path}')"
+
+
+def test_trained_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        network().seed = 2
