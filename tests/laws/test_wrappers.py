@@ -34,6 +34,12 @@ def _processes(tmp_path_factory):
         yield
 
 
+def counted(cost):
+    """What a cost counts: all but the clock's and the memory's part."""
+    parts = {name: (one.trained_rows, one.forward_rows) for name, one in cost.parts.items()}
+    return vars(cost) | {"seconds": 0, "peak_bytes": 0, "parts": parts}
+
+
 def split():
     return Split(CASE.data(24), forget=[0, 3, 8, 11, 14])
 
@@ -60,7 +66,7 @@ def test_a_wrapped_network_forgets_to_the_bit_as_the_plain_one(how, where, wrap)
     assert (found.frozen_digest_before, found.frozen_digest) == (wanted.frozen_digest_before, wanted.frozen_digest)
     assert found.patch.base_digest == wanted.patch.base_digest
     assert params.digest(found.patch.after) == params.digest(wanted.patch.after)
-    assert vars(found.cost) | {"seconds": 0, "peak_bytes": 0} == vars(wanted.cost) | {"seconds": 0, "peak_bytes": 0}
+    assert counted(found.cost) == counted(wanted.cost)
 
 
 @every_wrapper

@@ -225,14 +225,14 @@ def tail_by_enumeration(failures, trials, rate):
 
 
 @pytest.mark.parametrize("trials", [1, 4, 8, 12])
-@pytest.mark.parametrize("rate", [0.05, 0.3])
-def test_more_than_chance_is_the_binomial_tail(trials, rate):
-    found = [more_than_chance(failures, trials, rate) for failures in range(trials + 1)]
+@pytest.mark.parametrize(("rate", "level"), [(0.05, 0.05), (0.05, 0.01), (0.3, 0.1)])
+def test_more_than_chance_is_the_binomial_tail(trials, rate, level):
+    found = [more_than_chance(failures, trials, rate, level) for failures in range(trials + 1)]
     assert found == [
-        failures > 0 and tail_by_enumeration(failures, trials, rate) < rate for failures in range(trials + 1)
+        failures > 0 and tail_by_enumeration(failures, trials, rate) < level for failures in range(trials + 1)
     ]
     assert found == sorted(found)
 
 
 def test_of_eight_oracles_two_may_fail():
-    assert [more_than_chance(failures, 8, 0.05) for failures in (0, 1, 2, 3)] == [False, False, False, True]
+    assert [more_than_chance(failures, 8, 0.05, 0.01) for failures in (0, 1, 2, 3)] == [False, False, False, True]

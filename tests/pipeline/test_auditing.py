@@ -281,6 +281,19 @@ def test_every_kind_of_network_can_be_audited(name, tmp_path):
     assert found.save(tmp_path / "report.html").stat().st_size > 1000
 
 
+def test_a_network_that_gives_no_numbers_fails_and_is_not_refused(original, tmp_path):
+    def poison(net, retain, forget, validation):
+        with torch.no_grad():
+            next(net.parameters()).fill_(1e30)
+            list(net.parameters())[-2].mul_(1e30)
+        return net
+
+    found = audited(excise.unlearn(original, split_of(), poison))
+    assert found.verdict == "FAIL" and found.measures == []
+    assert found.reasons[0] == "the network gives logits that are not finite"
+    assert found.save(tmp_path / "report.html").is_file()
+
+
 def test_a_network_whose_logits_break_past_the_probe_fails_and_still_has_a_page(original, tmp_path):
     def break_it(net, retain, forget, validation):
         net.broken.fill_(True)

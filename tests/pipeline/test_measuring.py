@@ -13,13 +13,12 @@ from torch.nn.parallel import DataParallel
 import excise
 from excise import params
 from excise.masks import Mask
-from excise.measure import Measure, margins
-from excise.observe import collect
+from excise.measure import Measure
 from excise.observe.relearn import PLAN as RELEARNING
 from excise.oracles import Trained
 from excise.pipeline import probing
 from excise.pipeline.evidence import Oracles, observe
-from excise.pipeline.measuring import FEWEST, LINES, Case, class_counts, informing, names, notes
+from excise.pipeline.measuring import FEWEST, LINES, Case, informing, names, notes
 from excise.pipeline.pages import TITLES
 from excise.pipeline.population import Population
 from excise.pipeline.probing import Confusion, Trigger, prober_for
@@ -30,7 +29,6 @@ from tests.planted import (
     TEST,
     TRAIN,
     WRONG,
-    engine_for,
     evidence,
     hurried,
     made_of,
@@ -358,15 +356,3 @@ def test_without_twins_membership_attacks_are_left_out_and_it_is_said():
     (told,) = notes(case, oracles_of(case, Whole))
     assert "forget rows have no twins among the test rows" in told
     assert notes(case, None) == []
-
-
-def test_rows_are_counted_class_by_class():
-    model = network(STATES["original"])
-    found = evidence([model], split_of())[0]
-    num_rows, num_right = class_counts(found, "test", 3)
-    with torch.no_grad():
-        right = model(TEST[0]).argmax(1) == TEST[1]
-    assert num_rows.tolist() == [int((TEST[1] == place).sum()) for place in range(3)]
-    assert num_right.tolist() == [int((right & (TEST[1] == place)).sum()) for place in range(3)]
-    outputs = collect(model, split_of().test, engine_for(model))
-    np.testing.assert_array_equal(found.rows.margins["test"], margins(outputs.logits, outputs.targets))

@@ -136,7 +136,7 @@ def test_every_number_is_on_the_page_exactly_and_as_people_write_it(page):
     )
     for words in (row, oracles, "Nothing left as it was 99.2 +52.3", "49 872", "Training 61.8", "Audit 4.1"):
         assert words in tree.text
-    assert "Outside b – 0.600 0.570 0.630 0.500 0.460 0.540 0.031 16 0.071 yes: told apart" in tree.text
+    assert "Outside b – 0.600 0.570 0.630 0.500 0.460 0.540 0.031 16 0.071 told apart" in tree.text
     assert "Far c log-odds −9.500 −9.900 −9.100 0.500 0.460 0.540 < 0.001 16 – no" in tree.text
 
 
@@ -246,8 +246,8 @@ def test_the_policy_forbids_everything_but_the_one_style_sheet(page):
         ("PASS", "PASS", "Doing nothing: PASS – as it must", "good"),
         ("PASS", "FAIL", "Doing nothing: PASS – not as it must: it must FAIL", "bad"),
         ("FAIL", "PASS", "Doing nothing: FAIL – not as it must: it must PASS", "bad"),
-        ("not run", "FAIL", "Doing nothing: not run – undecided: it must FAIL", "open"),
-        ("INCONCLUSIVE", "PASS", "Doing nothing: INCONCLUSIVE – undecided: it must PASS", "open"),
+        ("not run", "FAIL", "Doing nothing: not run – would have to FAIL", "open"),
+        ("INCONCLUSIVE", "PASS", "Doing nothing: INCONCLUSIVE – would have to PASS", "open"),
     ],
 )
 def test_a_control_says_whether_it_came_out_as_it_must(outcome, expected, words, look):

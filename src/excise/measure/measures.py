@@ -155,6 +155,6 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
     return rejected
 
 
-def more_than_chance(failures: int, trials: int, rate: float) -> bool:
-    """Say whether at least `failures` of `trials` would come about with probability below `rate`, each having that rate."""
-    return failures > 0 and float(stats.binom.sf(failures - 1, trials, rate)) < rate
+def more_than_chance(failures: int, trials: int, rate: float, level: float) -> bool:
+    """Say whether at least `failures` of `trials` would come about with probability below `level`, each having `rate`."""
+    return failures > 0 and float(stats.binom.sf(failures - 1, trials, rate)) < level

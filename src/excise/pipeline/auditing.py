@@ -104,8 +104,7 @@ def audit(
     build = _builder(inner, fresh)
     engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks())
     with seeds.isolated(seed, "audit"):  # rows may be augmented at random
-        for network in (inner, before):
-            task.require_fit(network, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
+        task.require_fit(before, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
         prober = prober_for(inner, split, engine, goal)
         case = Case(unlearned, inner, before, split, build, plan, engine, prober)
         asked = _planned(case, tier, oracles, budget_seconds, effect, () if canaries is None else ("canaries",))
@@ -328,7 +327,7 @@ class _Run:
             population=self._population,
             same_cost=self._same_cost,
             twins=case.twins if case.has_twins and self._oracles is not None else None,
-            notes=[*notes, *self._notes, *measuring.notes(case, self._oracles)],
+            notes=[*notes, *self._notes, *measuring.notes(case, self._oracles, self._population)],
             spent=self._spent,
         )
 

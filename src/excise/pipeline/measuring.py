@@ -10,20 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.special import expit
 
 from excise import seeds
 from excise.measure import (
     Measure,
     Signals,
-    accuracy_by_class,
     against_oracles,
     agreement,
     before_and_after,
     beside_oracles,
     epsilon,
+    epsilon_bounds,
     forget_rows,
+    forgetting_score,
     interclass_confusion,
     klom,
     pairs_beside_oracles,
@@ -354,9 +354,11 @@ LINES = (
 )
 
 
-def notes(case: Case, oracles: Oracles | None) -> list[str]:
-    """Give what a reader should know of what was compared."""
+def notes(case: Case, oracles: Oracles | None, population: Population | None = None) -> list[str]:
+    """Give what a reader should know of what was compared; with populations, what bounds epsilon and the challenge's score."""
     found = []
+    if oracles is not None and population is not None and len(population.unlearned) >= 4:
+        found += _of_population(case, oracles.evidence, population)
     if oracles is not None and case.labels and not case.has_twins:
         found.append("forget rows have no twins among the test rows: attacks that need rows never trained on are out")
     if case.removes_classes:
@@ -364,9 +366,31 @@ def notes(case: Case, oracles: Oracles | None) -> list[str]:
     return found
 
 
-def class_counts(one: Evidence, part: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give rows and right rows by class of one part, `[classes]` each."""
-    seen = one.rows
-    shown = torch.nn.functional.one_hot(torch.from_numpy(seen.predicted[part]), num_classes).numpy()
-    found = accuracy_by_class(shown.astype(np.float64), seen.targets[part], num_classes)
-    return found.num_rows, found.num_right
+def _of_population(case: Case, oracles: Sequence[Evidence], population: Population) -> list[str]:
+    """Give the lower bound on epsilon beside its ceiling, and the challenge's score beside that of held-out oracles."""
+    unlearned, held_out = population.unlearned, population.held_out.evidence
+    own, reference, others = (margins_of(arm) for arm in (unlearned, oracles, held_out))
+    generator = np.random.default_rng(seeds.derive(case.engine.seed, "bounds"))
+    bounds = epsilon_bounds(own, reference, generator=generator)
+    found = [
+        f"with 95% confidence the worst forget row's epsilon under the recipe is at least {bounds.worst:.2f} (delta 1e-5; so "
+        f"many networks can show {bounds.ceiling:.2f} at most)"
+    ]
+    if len({len(own), len(reference), len(others)}) == 1:
+        means = {
+            part: np.mean([one.accuracy[part] for one in unlearned]) / np.mean([one.accuracy[part] for one in oracles])
+            for part in ("retain", "test")
+        }
+        score = forgetting_score(
+            own,
+            reference,
+            others,
+            generator=generator,
+            retain_ratio=float(means["retain"]),
+            test_ratio=float(means["test"]),
+        )
+        found.append(
+            f"the score of the NeurIPS 2023 unlearning challenge is {score.score:.3f}, where held-out oracles get "
+            f"{score.null:.3f}: {score.ratio:.0%} of theirs"
+        )
+    return found

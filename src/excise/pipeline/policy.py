@@ -37,7 +37,8 @@ EFFECT = 0.5
 """What a PASS promises to have seen, as a share of the trace that the rows left in the original: half of it left behind."""
 
 CONTROL_ALPHA = 0.01
-"""Level at which an arm of held-out oracles counts as told from the others: the control must not be unlucky often."""
+"""Level at which the control `retrained` counts as broken, by how many oracles fail, or by an arm of held-out ones that is
+told from the others: a sound yardstick must not be called broken often."""
 
 SINGLE = ("forget_accuracy", "retain_accuracy", "test_accuracy", "forget_margin", "forget_margin_distance")
 """Measures of the one network on which a verdict rests, at every tier that retrains."""
@@ -177,7 +178,7 @@ def verdict(
     In this order:
 
     - Fewer than `FEWEST_ORACLES` oracles: INCONCLUSIVE.
-    - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows at `ALPHA`, or
+    - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows (at `CONTROL_ALPHA`), or
       (tier T2) an arm of held-out oracles that is told from the others, mean that the null is wrong: INVALID.
     - Control `plan`: oracles must be as accurate on the retain rows as the original is there, within `PLAN_TOLERANCE` or
       their own band. Oracles trained in another way than the original are no yardstick: INVALID.
@@ -204,7 +205,7 @@ def verdict(
     told = [one for one in found.retrained if one.decides and one.p <= CONTROL_ALPHA]
     controls = {
         "nothing": nothing,
-        "retrained": "FAIL" if told or more_than_chance(failed, len(oracles), ALPHA) else "PASS",
+        "retrained": "FAIL" if told or more_than_chance(failed, len(oracles), ALPHA, CONTROL_ALPHA) else "PASS",
         "plan": "PASS" if _plan_reproduces(original, oracles) else "FAIL",
     }
     seen = trace_seen(done)
