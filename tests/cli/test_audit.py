@@ -3,6 +3,7 @@ import json
 import pytest
 
 from excise import store
+from excise.cli import audit as cli_audit
 from excise.oracles import Bank
 from tests.cli.conftest import PLAN
 from tests.cli.project import tree
@@ -112,7 +113,9 @@ def test_the_plan_of_the_audit_is_there_before_anything_is_trained(project, made
     assert "the plan was there" in audit("--plan", "own:train").err
 
 
-@pytest.mark.parametrize("edit", ["a measure is added", "another decides", "the plan is changed"])
+@pytest.mark.parametrize(
+    "edit", ["a measure is added", "another decides", "the plan is changed", "it passes all the same"]
+)
 def test_an_audit_that_left_its_plan_is_refused(project, made, audit, excise, edit):
     assert audit().code == 0
     path = project / "run" / "audit.json"
@@ -121,6 +124,9 @@ def test_an_audit_that_left_its_plan_is_refused(project, made, audit, excise, ed
         held["measures"].append({**held["measures"][0], "name": "a_kinder_one", "decides": False})
     elif edit == "another decides":
         next(one for one in held["measures"] if one["name"] == "confidence_attack")["decides"] = True
+    elif edit == "it passes all the same":
+        held["verdict"] = "PASS"
+        next(one for one in held["measures"] if one["decides"])["p"] = 1e-4
     else:
         held["plan"]["deciding"] = held["plan"]["deciding"][:1]
     path.write_text(json.dumps(held))
@@ -131,6 +137,30 @@ def test_the_smallest_tier_trains_nothing(project, made, audit):
     done = audit("--json", "--tier", "T0", oracles=None)
     assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE" and done.json["measures"] == []
     assert kept(project) == {} and set(done.json["controls"].values()) == {"not run"}
+
+
+def test_the_smallest_tier_needs_no_plan(project, unlearn, audit):
+    assert unlearn("--set", "epochs=1").code == 0
+    done = audit("--json", "--tier", "T0", oracles=None)
+    assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE" and done.json["plan"]["training"] == "none"
+
+
+def test_networks_that_know_the_rows_stay_in_the_bank_only_if_asked(project, made, audit):
+    def originals():
+        entries = Bank(project.parent / "cache" / "excise" / "bank").entries()
+        return [one for one in entries if one.kind == "original"]
+
+    done = audit("--json")
+    assert "swap" in done.json["plan"]["informing"] and originals() == []
+    (project / "run" / "audit.json").unlink()
+    assert audit("--keep-originals").code == 0 and originals()
+
+
+def test_people_read_that_rows_without_a_trace_prove_nothing():
+    words = cli_audit._control("nothing", "PASS", "INCONCLUSIVE"), cli_audit._control("nothing", "PASS", "INVALID")
+    assert words[0] == "nothing PASS, these rows left no trace that this audit can see"
+    assert words[1] == "nothing PASS, NOT as it must"
+    assert cli_audit._control("retrained", "PASS", "PASS") == "retrained PASS, as it must"
 
 
 def test_a_budget_picks_what_fits_and_says_what_it_left_out(project, made, audit):

@@ -287,7 +287,7 @@ def test_the_measure_sees_a_shift_and_not_a_third_population():
     assert same.value == pytest.approx(epsilon_rows(own, oracles).mean())
     assert same.null_mean > 1.5
     assert same.p > 0.05
-    assert "cannot show more than 2.10" in same.sentence
+    assert "capped at 50; it says something only beside the null" in same.sentence
     moved = epsilon(own + 1, oracles, held_out, generator=draws(), quantile=0.5, num_permutations=99)
     assert (moved.name, moved.p) == ("epsilon-0.5", 0.01)
     assert moved.value == np.median(epsilon_rows(own + 1, oracles))

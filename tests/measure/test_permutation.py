@@ -104,3 +104,16 @@ def test_arms_that_cannot_be_compared_are_refused(which, spoil):
         errors.BadRequest, match=r"m: expected (own|oracles|held_out) as finite numbers of at least 2 models"
     ):
         against_held_out("m", apart, *given, generator=draws())
+
+
+@pytest.mark.parametrize("num_models", [4, 5, 7, 8, 12])
+def test_a_statistic_that_needs_four_models_is_given_four_at_least(num_models):
+    def needy(own, oracles):
+        assert min(len(own), len(oracles)) >= 4
+        return apart(own, oracles)
+
+    found = against_held_out(
+        "m", needy, *arms(3, num_models=num_models), generator=draws(), num_permutations=2, num_bootstraps=200
+    )
+    assert found.low < found.value < found.high
+    assert math.isfinite(found.high)

@@ -311,6 +311,33 @@ def test_a_network_removed_while_it_is_looked_for_is_not_there(filled, monkeypat
     assert KEYS[0] not in {entry.key for entry in filled.entries() if entry.kind in KINDS}
 
 
+def test_only_what_was_used_here_and_is_of_that_kind_is_dropped(filled):
+    """Used is what was found or kept through the very object, whoever else used it."""
+    places = {
+        kind: [key for key, entry in zip(KEYS, filled.entries(), strict=True) if entry.kind == kind] for kind in KINDS
+    }
+    other = Bank(filled.directory)
+    assert other.drop_used("original") == 0 and len(other.entries()) == 6
+    found, left = places["original"]
+    assert same_bytes(other.find(found).state, filled.find(found).state)
+    other.find(places["oracle"][0])
+    added = "9" * 64
+    keep(other, added, kind="original")
+    assert other.find("8" * 64) is None
+    assert other.drop_used("original") == 2
+    assert {entry.key for entry in filled.entries()} == {*KEYS} - {found}
+    assert other.drop_used("original") == 0 and other.find(added) is None and filled.find(left) is not None
+    assert other.drop_used("oracle") == 1 and other.drop_used("half") == 0
+
+
+def test_what_another_process_removed_first_is_no_trouble(filled):
+    first = next(entry.key for entry in filled.entries() if entry.kind == "original")
+    filled.find(first)
+    (filled.directory / f"{first}.safetensors").unlink()
+    filled.drop_used("original")
+    assert filled.find(first) is None
+
+
 def test_entries_are_plain_values(filled):
     told = msgspec.to_builtins(filled.entries()[0])
     assert told["kind"] == "oracle" and datetime.fromisoformat(told["created"]) == NOW - timedelta(days=60)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import excise
-from excise import errors, recipes
+from excise import errors, params, recipes
 from excise.measure import against_oracles
 from excise.oracles import Trained
 from excise.pipeline import policy
-from excise.pipeline.audited import Audit, SameCost, environment
+from excise.pipeline.audited import Audit, SameCost, audit_page, environment
 from excise.pipeline.evidence import Oracles
 from excise.pipeline.planning import AuditPlan, require_planned
 from excise.pipeline.population import Population
@@ -39,7 +39,7 @@ def before():
 def audit_of(before, split=None, recipe=None, **options):
     split = split or split_of()
     done = excise.unlearn(before, split, recipe or recipes.Finetune(epochs=2), fresh=make)
-    return excise.audit(done, split, fresh=make, plan=PLAN, **{"oracles": 4, "seed": 1, **options})
+    return excise.audit(done, split, fresh=make, **{"plan": PLAN, "oracles": 4, "seed": 1, **options})
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,9 @@ def test_what_was_found_is_what_is_told(found):
     assert (told["verdict"], told["tier"], told["trace_seen"]) == (found.verdict, "T1", found.trace_seen)
     assert told["num_rows"] == {"forget": 16, "retain": 144, "test": 100}
     assert told["num_oracles"] == 4
-    assert told["trainings"] == 8  # the SWAP test trains four more
+    assert "trainings" not in told
+    assert told["audit_retrainings"] == found.audit_retrainings
+    assert told["plan"]["audited"] == params.model_digest(found.unlearned.model)
     assert set(told["controls"]) == {"nothing", "retrained", "plan"}
     assert told["accuracy"]["unlearned"] == dict(found.own.accuracy)
     assert told["accuracy"]["original"] == dict(found.original.accuracy)
@@ -106,8 +108,29 @@ def test_tier_t0_tells_of_no_oracle(before):
     told = audit_of(before, tier="T0", oracles=None).to_dict()
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert (told["oracle_seconds"], told["same_cost"], told["requests_until_paid"]) == (None, None, None)
+    assert set(told["cost"]) == {"localize", "unlearn"}
     assert set(told["accuracy"]) == {"original", "unlearned"}
-    assert (told["measures"], told["trainings"]) == ([], 0)
+    assert (told["measures"], told["audit_retrainings"]) == ([], None)
+
+
+def untrained(model, dataset, seed):
+    """A training function of one's own: nobody counts what it reads."""
+    return model
+
+
+def test_what_a_training_function_reads_is_not_counted_and_not_cut_short(before):
+    done = audit_of(before, plan=untrained, oracles=1)
+    told = done.to_dict()
+    assert (told["audit_retrainings"], told["requests_until_paid"], told["same_cost"]) == (None, None, None)
+    assert "same cost" not in told["cost"]
+    costs = audit_page(done).costs
+    assert costs.sentence.startswith("Rows that a training function of your own reads are not counted")
+    assert {one.what: one.training_passes for one in costs.steps} == {
+        "Localization": 0.0,
+        "Unlearning": pytest.approx(2 * 144 / 160),
+        "Audit: oracles": None,
+        "Audit: probes and measures": 0.0,
+    }
 
 
 @pytest.mark.parametrize("which", ["found", "populated"])
@@ -130,7 +153,8 @@ def test_the_same_rows_under_other_ids_are_told_of_alike(before):
     moved = split_of([NUM_TRAIN - 1 - row for row in WRONG], (TRAIN[0][order], TRAIN[1][order]))
     one, other = (audit_of(before, split, oracles=1).to_dict() for split in (split_of(), moved))
     assert [path for path, _ in leaves(one)] == [path for path, _ in leaves(other)]
-    assert one["plan_digest"] == other["plan_digest"]
+    plans = [{key: value for key, value in told["plan"].items() if key != "audited"} for told in (one, other)]
+    assert plans[0] == plans[1]  # but for which network it is: rows in another order make another
 
 
 # ---------------------------------------------------------------- a line, a page, a file
@@ -176,7 +200,7 @@ def test_a_path_that_cannot_be_written_is_an_error(found, tmp_path):
 # ---------------------------------------------------------------- what it costs
 
 
-def handmade(share, *, oracles=8, originals=0, search=0):
+def handmade(share, *, oracles=8, originals=0, **spent):
     """Give an audit of nothing but counts."""
     split = split_of()
     model = network(trained(1, 0, steps=1)[0])
@@ -211,12 +235,12 @@ def handmade(share, *, oracles=8, originals=0, search=0):
         seconds=1.0,
         population=population,
         same_cost=SameCost(one, "PASS", Spent(), 1),
-        spent={"search": Spent(trained_rows=search)} if search else {},
+        spent={name.replace("_", " "): Spent(trained_rows=rows) for name, rows in spent.items()},
     )
 
 
 @pytest.mark.parametrize(
-    ("share", "options", "trainings", "paid"),
+    ("share", "options", "retrainings", "paid"),
     [
         (0.0, {}, 8, 8),
         (0.5, {}, 8, 16),
@@ -225,21 +249,41 @@ def handmade(share, *, oracles=8, originals=0, search=0):
         (1.0, {}, 8, None),
         (1.7, {}, 8, None),
         (None, {}, 8, None),
-        (0.5, {"oracles": 0}, 0, None),
-        (0.25, {"oracles": 64, "originals": 64}, 192, 256),
-        (0.5, {"search": 250}, 8, 21),  # two and a half retrainings more
+        (0.5, {"oracles": 0}, None, None),
+        (
+            0.25,
+            {"oracles": 64, "originals": 64},
+            199.11,
+            266,
+        ),  # an original reads 160 rows where a retraining reads 144
+        (0.5, {"search": 250}, 10.5, 21),  # two and a half retrainings more
+        (0.5, {"swap": 400, "same_cost": 30, "measuring": 70}, 13, 26),
+        (0.5, {"localize": 900, "unlearn": 900}, 8, 16),  # the recipe's own cost is its share, at each request
+        (0.5, {"oracles_of_bank": 0}, 8, 16),
+        (0.5, {"oracles_in_part": 300}, 8, 16),
+        (0.5, {"oracles_in_part": 1000}, 10, 20),  # and what was trained and not kept counts too
     ],
 )
-def test_after_how_many_requests_an_audit_has_paid(share, options, trainings, paid):
-    done = handmade(share, **options)
-    assert done.trainings == trainings
+def test_after_how_many_requests_an_audit_has_paid(share, options, retrainings, paid):
+    counts = {name: rows for name, rows in options.items() if not name.startswith("oracles_")}
+    done = handmade(share, **counts)
+    for name, rows in options.items():
+        if name.startswith("oracles_"):  # of eight oracles so many rows were trained on now, the others lay in a bank
+            done = replace(done, spent={"oracles": Spent(trained_rows=rows)})
+    assert done.audit_retrainings == (None if retrainings is None else pytest.approx(retrainings, abs=1e-9))
     assert done.requests_until_paid == paid
     if paid is not None:  # brute force: n unlearnings and the audit, beside n retrainings
-        assert paid == next(
-            n for n in range(1, 10**4) if n * share + trainings + options.get("search", 0) / 100 <= n + 1e-9
-        )
+        assert paid == next(n for n in range(1, 10**4) if n * share + retrainings <= n + 1e-9)
 
 
 def test_the_share_of_a_retraining_is_filled_in_from_the_oracles(found):
     assert found.unlearned.cost.retraining_share == pytest.approx(2 / 6)
-    assert found.requests_until_paid == 12  # 12 * 2/6 + 8 trainings are 12
+
+
+def test_an_audit_costs_all_the_rows_that_it_trained_on(found):
+    rows = {name: one["trained_rows"] for name, one in found.to_dict()["cost"].items()}
+    assert (rows["oracles"], rows["same cost"]) == (4 * 6 * 144, 2 * 144)
+    audit = (rows["oracles"] + rows["swap"] + rows["same cost"] + rows["measuring"]) / (6 * 144)
+    assert found.audit_retrainings == pytest.approx(audit)
+    assert audit > 8  # the SWAP test trains four networks more
+    assert found.requests_until_paid == next(n for n in range(1, 10**4) if n * 2 / 6 + audit <= n + 1e-9)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,12 +13,12 @@ from torch.nn import functional
 from torch.nn.parallel import DataParallel
 
 import excise
-from excise import errors, methods, recipes
+from excise import errors, methods, params, recipes
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.oracles import Bank, retrain
-from excise.pipeline import auditing, planning, policy
-from excise.pipeline.planning import AuditPlan, require_planned
+from excise.pipeline import auditing, measuring, planning, policy
+from excise.pipeline.planning import NUM_ORACLES, AuditPlan, require_planned
 from excise.pipeline.probing import Canaries, Confusion
 from excise.train import Hooks, TrainPlan
 from tests.cases import CASES
@@ -344,18 +345,25 @@ def test_the_plan_is_given_before_any_network_is_observed_or_trained(original, t
 def test_the_plan_names_every_measure_and_the_numbers_keep_to_it(nothing, rewritten):
     for found in (nothing, rewritten):
         assert [one.name for one in found.measures if one.decides] == list(policy.SINGLE) == list(found.plan.deciding)
-        assert sorted(one.name for one in found.measures if not one.decides) == sorted(found.plan.informing)
+        informing = [one.name for one in found.measures if not one.decides]
+        assert set(found.plan.informing) - {"relearning"} <= set(informing) <= set(found.plan.informing)
+        assert len(informing) == len(set(informing))
         assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
-    assert nothing.plan == rewritten.plan
+        assert found.plan.audited == params.model_digest(found.unlearned.model)
+        assert found.plan.failing == policy.FAILING
+    assert msgspec.structs.replace(nothing.plan, audited=rewritten.plan.audited) == rewritten.plan
+    assert nothing.plan.digest != rewritten.plan.digest
 
 
-def test_the_plans_digest_depends_on_what_is_measured_and_how_and_not_on_the_result(original, bank):
+def test_the_plans_digest_depends_on_the_network_what_is_measured_and_how(original, bank):
     def digest(recipe=None, **options):
         return audited(unlearned(original, recipe), oracles=2, bank=bank, **options).plan.digest
 
     one = digest()
-    assert digest(recipes.Finetune(epochs=1)) == one
+    assert digest() == one  # the same network and request
+    assert digest(recipes.Nothing().named("Otherwise")) == one  # whatever made it
     others = [
+        digest(recipes.Finetune(epochs=1)),
         digest(seed=2),
         digest(effect=0.4),
         digest(goal=Confusion(0, 1)),
@@ -363,8 +371,8 @@ def test_the_plans_digest_depends_on_what_is_measured_and_how_and_not_on_the_res
         audited(unlearned(original), oracles=2, plan=TrainPlan(epochs=1, lr=0.1)).plan.digest,
         audited(unlearned(original), oracles=None, tier="T0").plan.digest,
     ]
-    assert len({one, *others}) == 6  # a goal adds nothing where two oracles are too few for any informing measure
-    assert others[2] == one
+    assert len({one, *others}) == 7  # a goal adds nothing where two oracles are too few for any informing measure
+    assert others[3] == one
 
 
 # ---------------------------------------------------------------- tiers
@@ -376,10 +384,21 @@ def test_the_plans_digest_depends_on_what_is_measured_and_how_and_not_on_the_res
 def test_tier_t0_trains_nothing_and_never_passes(original, how):
     found = audited(unlearned(original, how), tier="T0", oracles=None, hooks=NoTraining())
     assert found.verdict == "INCONCLUSIVE"
-    assert (found.oracles, found.measures, found.trainings) == (None, [], 0)
+    assert (found.oracles, found.measures, found.audit_retrainings) == (None, [], None)
     assert "tier T0 retrains nothing: it can find fault and found none, and passes nothing" in found.reasons
     assert set(found.controls.values()) == {"not run"}
     assert (found.plan.tier, found.plan.deciding, found.plan.informing, found.plan.num_oracles) == ("T0", (), (), 0)
+
+
+@pytest.mark.parametrize("tier", [None, "T1", "T2"])
+def test_only_tier_t0_needs_no_plan(original, tier):
+    found = audited(unlearned(original), plan=None, tier="T0", oracles=None, hooks=NoTraining())
+    assert (found.verdict, found.plan.training) == ("INCONCLUSIVE", "none")
+    assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
+    with pytest.raises(errors.BadRequest, match=r"plan: expected how the network was trained.*found NoneType"):
+        audited(unlearned(original), plan=None, tier=tier, hooks=NoTraining())
+    with pytest.raises(errors.BadRequest, match=r"plan: expected how the network was trained.*found NoneType"):
+        audited(unlearned(original), plan=None, oracles=None, budget_seconds=1e6, hooks=NoTraining())
 
 
 def test_tier_t0_finds_fault(original):
@@ -406,15 +425,79 @@ def test_a_weight_outside_the_mask_fails_a_network_that_would_pass(original, rew
 
 def test_tier_t2_puts_the_recipe_to_many_networks(original, bank):
     few = TrainPlan(epochs=8, lr=0.1, batch_size=32)
-    found = audited(unlearned(original), tier="T2", oracles=8, plan=few, bank=bank)
+    directory = Bank(bank.directory.with_name("t2"))
+    found = audited(unlearned(original), tier="T2", oracles=8, plan=few, bank=directory, keep_originals=True)
     assert (found.plan.num_oracles, found.plan.num_per_arm) == (8, 8)
-    assert found.trainings == 3 * 8 + 4  # three arms, and the SWAP test
+    originals = 8 * 160 / 144  # they are trained on all the rows
+    rows = {name: one.trained_rows for name, one in found.spent.items()}
+    assert rows["oracles"] == 8 * 8 * 144
+    assert rows["population"] == (8 + originals * 6 / 8) * 8 * 144  # the SWAP test trained two of them before
+    beside = sum(rows[name] for name in ("swap", "measuring"))
+    assert beside > 4 * 8 * 144  # the SWAP test trains four, and what informs learns again
+    assert found.audit_retrainings == pytest.approx(8 + 8 + originals + beside / (8 * 144))
     assert found.plan.deciding == (*policy.SINGLE, *policy.POPULATION)
     assert {one.name for one in found.measures if one.decides} == set(found.plan.deciding)
-    assert {one.name for one in found.measures if not one.decides} == set(found.plan.informing)
+    informing = {one.name for one in found.measures if not one.decides}
+    assert set(found.plan.informing) - {"relearning"} <= informing <= set(found.plan.informing)
     assert found.verdict in ("FAIL", "INVALID")
-    assert set(found.spent) >= {"oracles", "population", "same cost", "measuring"}
+    assert set(found.spent) >= {"oracles", "population", "measuring"} and "same cost" not in found.spent
     assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
+    kinds = [one.kind for one in directory.entries()]
+    assert kinds.count("original") >= 8 and kinds.count("oracle") >= 16
+    again = audited(unlearned(original), tier="T2", oracles=8, plan=few, bank=directory)
+    assert [one.value for one in again.measures] == [one.value for one in found.measures]
+    assert (again.verdict, list(again.reasons), again.notes) == (found.verdict, list(found.reasons), found.notes)
+    assert [one.kind for one in directory.entries()] == [one for one in kinds if one != "original"]
+
+
+def test_networks_that_know_the_rows_go_from_the_bank_unless_they_are_to_stay(original, tmp_path):
+    """The SWAP test trains two with them; what others left in the bank, or this very object used before, stays."""
+    held, others = Bank(tmp_path / "bank"), "7" * 64
+    told = {"architecture": "A", "num_parameters": 1, "num_rows": 2}
+    held.keep(
+        others,
+        retrain(make, split_of().retain, TrainPlan(epochs=1, lr=0.1), [0], engine_for(make()))[0],
+        kind="original",
+        **told,
+    )
+
+    def originals():
+        return {one.key for one in held.entries() if one.kind == "original"}
+
+    first = audited(unlearned(original), bank=held)
+    assert "swap" in first.plan.informing
+    assert originals() == {others}
+    audited(unlearned(original), bank=held, keep_originals=True)
+    kept = originals()
+    assert len(kept) > 1
+    audited(unlearned(original), bank=held, seed=2)  # of another seed: uses others
+    assert originals() == kept
+    audited(unlearned(original), bank=str(held.directory))
+    assert originals() == {others}
+
+
+MADE_FOR_ONE = {
+    "DEL": lambda original: recipes.DEL(initial=make().state_dict(), epochs=1),
+    "a tensor in a method": lambda original: methods.Reset(to=make().state_dict()),
+}
+
+
+@pytest.mark.parametrize("name", MADE_FOR_ONE)
+def test_tier_t2_refuses_a_recipe_made_for_one_network(original, name, monkeypatch):
+    done = unlearned(original, MADE_FOR_ONE[name](original))
+    why = "the recipe brings weights or values that were made for one network or its rows"
+    with pytest.raises(errors.BadRequest, match=f"tier T2 puts the recipe to other networks; {why}.*audit it at T1"):
+        audited(done, tier="T2", oracles=None, hooks=NoTraining())
+    unknown = dataclasses.replace(done, how=None)
+    with pytest.raises(
+        errors.BadRequest, match=r"tier T2 .*; it is not known how the network was made.*audit it at T1"
+    ):
+        audited(unknown, tier="T2", oracles=None, hooks=NoTraining())
+    monkeypatch.setattr(planning, "seconds_of_training", lambda *_: 1e-3)
+    few = TrainPlan(epochs=1, lr=0.1, batch_size=32)
+    found = audited(done, oracles=None, budget_seconds=1e6, plan=few)  # a budget for T2 buys T1
+    assert (found.plan.tier, found.plan.num_oracles) == ("T1", NUM_ORACLES)
+    assert found.plan.left_out == (f"populations of 64 networks: {why}, and fits no others",)
 
 
 @pytest.mark.parametrize("num", [1, 4, 7])
@@ -428,9 +511,11 @@ def test_tier_t2_with_too_few_networks_is_refused_before_any_training(original, 
 def test_a_budget_picks_the_tier_and_says_what_it_left_out(original, monkeypatch):
     monkeypatch.setattr(planning, "seconds_of_training", lambda *_: 2.0)
     few = TrainPlan(epochs=1, lr=0.1, batch_size=32)
-    found = audited(
-        unlearned(original), oracles=None, budget_seconds=(1.5 * 5 + planning.SWAP_TRAININGS) * 2.51, plan=few
-    )
+    monkeypatch.setattr(planning, "seconds_of", lambda work: 0.5)
+    done = unlearned(original)
+    done = dataclasses.replace(done, cost=dataclasses.replace(done.cost, seconds=0.25))
+    enough = 5 * (2.0 + 0.5) + planning.SWAP_TRAININGS * (2.0 + 0.25) + 0.25 + 3 * 0.5
+    found = audited(done, oracles=None, budget_seconds=enough / 0.8 * 1.01, plan=few)
     assert (found.plan.tier, found.plan.num_oracles) == ("T1", 5)
     assert len(found.to_dict()["left_out"]) == 2
     none = audited(unlearned(original), oracles=None, budget_seconds=1.0, hooks=NoTraining())
@@ -468,11 +553,57 @@ def test_canaries_that_are_still_there_fail_at_every_tier(original, tier, bank):
     found = audited(unlearned(original), canaries=canaries_of(original, planted=True), **options)
     assert found.verdict == "FAIL"
     assert any("the noise planted in 16 canaries is still there" in reason for reason in found.reasons)
-    assert found.plan.informing[0] == "canaries"
+    assert found.plan.deciding == ("canaries", *(() if tier == "T0" else policy.SINGLE))
+    assert {one.name: one.decides for one in found.measures}["canaries"]
     assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
     silent = audited(unlearned(original), canaries=canaries_of(original, planted=False), tier="T0", oracles=None)
     assert silent.verdict == "INCONCLUSIVE"
     assert any("canaries' noise cannot be seen in the original either" in note for note in silent.notes)
+
+
+@pytest.mark.parametrize(("p", "word"), [(0.0011, "PASS"), (0.001, "FAIL")])
+def test_canaries_fail_at_a_level_of_their_own(original, rewritten, bank, p, word, monkeypatch):
+    """Above it they leave a pass alone, though they decide and p is below the level that the others share."""
+    monkeypatch.setattr(Canaries, "test", lambda *_: msgspec.structs.replace(real, p=p, name="canaries"))
+    real = rewritten.measures[-1]
+    done = unlearned(original, recipes.Retrain(plan=PLAN))
+    found = audited(done, canaries=canaries_of(original, planted=False), oracles=8, bank=bank)
+    assert found.verdict == word
+    assert require_planned(json.loads(json.dumps(found.to_dict()))) == found.plan
+    assert [one.name for one in found.measures if one.decides] == [*policy.SINGLE, "canaries"]
+
+
+# ---------------------------------------------------------------- what is said beside
+
+
+def test_what_informs_is_counted_beside_chance(nothing, rewritten):
+    for found in (nothing, rewritten):
+        informing = [one for one in found.measures if not one.decides]
+        outside = sum(not one.null_low <= one.value <= one.null_high for one in informing)
+        start = f"{outside} of {len(informing)} informing measures lie outside the band"
+        assert sum(note.startswith(start) for note in found.notes) == 1
+        missing = sorted({*found.plan.informing} - {one.name for one in informing})  # relearning, if nobody relearnt
+        said = [note.rpartition(": ")[2] for note in found.notes if note.startswith("planned and not taken")]
+        assert said == ([", ".join(missing)] if missing else [])
+
+
+def test_what_was_planned_and_could_not_be_taken_is_named(original, monkeypatch, bank):
+    real = measuring.informing
+    monkeypatch.setattr(
+        measuring, "informing", lambda *given: [one for one in real(*given) if one.name not in ("rmia", "relearning")]
+    )
+    notes = audited(unlearned(original), oracles=4, bank=bank).notes
+    assert any(
+        note.startswith("planned and not taken, since there was nothing to take: relearning, rmia") for note in notes
+    )
+
+
+def test_the_retraining_at_the_same_cost_is_told_and_counted_only_if_it_ran(nothing, rewritten):
+    told = "a retraining from scratch at the same cost (30 epochs), judged alike, comes to PASS; it gets "
+    assert sum(note.startswith(told) for note in rewritten.notes) == 1
+    assert rewritten.spent["same cost"].trained_rows == 30 * 144
+    assert "same cost" not in nothing.spent
+    assert not any("at the same cost" in note for note in nothing.notes)
 
 
 def test_retraining_of_the_same_cost_is_cut_to_what_was_spent(original, bank):
@@ -596,7 +727,9 @@ def test_an_oracle_whose_training_diverges_is_an_error(original):
 def test_the_same_network_for_every_oracle_is_refused(original):
     with torch.random.fork_rng():
         one = make()
-    with pytest.raises(errors.BadRequest, match="the same object twice"):
+    with pytest.raises(
+        errors.BadRequest, match=r"fresh: expected a new untrained network at each call.*the same ones twice"
+    ):
         audited(unlearned(original), fresh=lambda: one, oracles=2)
 
 

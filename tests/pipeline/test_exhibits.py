@@ -275,8 +275,9 @@ def test_of_a_thousand_classes_those_without_rows_are_left_out():
 
 def test_thirds_are_by_the_trace_in_the_original_with_means_and_rows_told_apart():
     found = exhibits.strata(OWN, ORIGINAL, ORACLES, None, [])
-    stacked = np.stack([one.margins for one in ORACLES])
-    trace = ORIGINAL.margins - stacked.mean(0)
+    ranking = np.stack([ORACLES[place].margins for place in (0, 2, 4)])
+    stacked = np.stack([ORACLES[place].margins for place in (1, 3, 5)])
+    trace = ORIGINAL.margins - ranking.mean(0)
     order = np.argsort(trace)
     assert [(one.name, one.num_rows) for one in found.strata] == [("low", 10), ("mid", 10), ("high", 10)]
     told = row_test(OWN.margins, stacked).told_apart
@@ -289,13 +290,24 @@ def test_thirds_are_by_the_trace_in_the_original_with_means_and_rows_told_apart(
         assert one.told_apart == sum(told[row] for row in rows) / 10
         shares = [
             row_test(stacked[i], np.array([each for j, each in enumerate(stacked) if j != i])).told_apart[rows].mean()
-            for i in range(6)
+            for i in range(3)
         ]
         known = oracle_band(shares, resolution=0.1, limits=(0, 1))
         band = one.told_apart_oracles
         assert (band.low, band.mean, band.high) == pytest.approx(known)
     assert "trace in this original" in found.sentence
+    assert "less the mean of 3 oracles; held against the 3 other retrained networks." in found.sentence
     assert found.lines == []
+
+
+def test_thirds_of_rows_that_left_no_trace_show_none_in_the_oracles():
+    """Ranked by the very oracles that they are held against, rows would be in the low third since these are sure of them."""
+    gaps = []
+    for seed in range(40):
+        own, original, *oracles = [evidence(100 * seed + i, noise=2.0 if i > 1 else 0.1) for i in range(6)]
+        low, _, high = exhibits.strata(own, original, oracles, None, []).strata
+        gaps.append((high.unlearned - high.oracles.mean) - (low.unlearned - low.oracles.mean))
+    assert abs(np.mean(gaps)) < 4 * np.std(gaps, ddof=1) / np.sqrt(40)
 
 
 def test_with_a_population_thirds_are_by_how_much_oftener_originals_are_right():
@@ -303,11 +315,11 @@ def test_with_a_population_thirds_are_by_how_much_oftener_originals_are_right():
     oracles = [evidence(5000 + i) for i in range(16)]
     found = exhibits.strata(OWN, ORIGINAL, oracles, many, [])
     memory = [
-        sum(one.margins[row] > 0 for one in many.originals) / 16 - sum(one.margins[row] > 0 for one in oracles) / 16
+        sum(one.margins[row] > 0 for one in many.originals) / 16 - sum(one.margins[row] > 0 for one in oracles[::2]) / 8
         for row in range(30)
     ]
     assert "16 originals" in found.sentence
-    assert "16 oracles" in found.sentence
+    assert "less that of 8 oracles; held against the 8 other retrained networks." in found.sentence
     assert sum(one.num_rows for one in found.strata) == 30
     order, start = np.argsort(memory, kind="stable"), 0
     for one in found.strata:  # equal scores stay together, so the sorted rows are dealt in runs
@@ -328,22 +340,35 @@ def test_where_memorisation_divides_no_rows_the_trace_does():
     assert len(found.strata) == 3
 
 
-def test_two_oracles_cannot_be_held_against_each_other_and_one_tells_no_row():
-    two, one = (exhibits.strata(OWN, ORIGINAL, ORACLES[:num], None, []) for num in (2, 1))
-    assert [(each.told_apart is None, each.told_apart_oracles) for each in two.strata] == [(False, None)] * 3
-    assert [(each.told_apart, each.told_apart_oracles) for each in one.strata] == [(None, None)] * 3
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_where_fewer_than_two_oracles_are_left_to_hold_against_there_are_no_thirds_and_it_is_said(num):
+    for many in (None, population()):
+        found = exhibits.strata(OWN, ORIGINAL, ORACLES[:num], many, [measure("worst_forget_rows")])
+        assert found.strata == []
+        assert found.sentence.startswith(
+            "By fewer than 4 retrained networks the forget rows are not divided into thirds"
+        )
+        assert len(found.lines) == 1
+
+
+@pytest.mark.parametrize(("num", "known"), [(4, False), (5, False), (6, True)])
+def test_two_oracles_that_are_left_cannot_be_held_against_each_other(num, known):
+    found = exhibits.strata(OWN, ORIGINAL, ORACLES[:num], None, [])
+    assert [(each.told_apart is None, each.told_apart_oracles is None) for each in found.strata] == [
+        (False, not known)
+    ] * 3
 
 
 def test_few_rows_or_rows_alike_are_not_divided():
     sizes = {**SIZES, "forget": FEWEST_ROWS - 1}
-    networks = [evidence(seed, sizes=sizes) for seed in range(5)]
+    networks = [evidence(seed, sizes=sizes) for seed in range(6)]
     few = exhibits.strata(networks[0], networks[1], networks[2:], None, [measure("worst_forget_rows")])
     assert few.strata == []
     assert few.sentence.startswith("Of fewer than 10 forget rows, no curves")
     assert len(few.lines) == 1
     assert exhibits.distributions(networks[0], networks[1], networks[2:]) == []
     assert [one.name for one in exhibits.classes(networks[0], networks[1], networks[2:])] == ["test"]
-    alike = [evidence(0, logits=[1.0, 0, 0, 0], targets={"forget": np.zeros(30, int)})] * 5
+    alike = [evidence(0, logits=[1.0, 0, 0, 0], targets={"forget": np.zeros(30, int)})] * 6
     found = exhibits.strata(alike[0], alike[1], alike[2:], None, [])
     assert found.strata == []
     assert found.sentence.startswith("The forget rows left traces that are all alike")
@@ -394,6 +419,16 @@ def test_a_training_function_that_is_not_counted_leaves_shares_out():
     assert found.retraining.training_passes is None
 
 
+@pytest.mark.parametrize("part", ["oracles", "swap", "population"])
+def test_passes_of_what_a_training_function_trained_are_not_known(part):
+    spent = {part: Spent(1.0, 0, 100, 0), "measuring": Spent(1.0, 100, 0, 0)}
+    custom = exhibits.costs(spent, Oracles([Trained(0, {}, 2.0, None)], ORACLES[:1]), 50, [], {}, "")
+    assert [one.training_passes for one in custom.steps] == [None, 2.0]
+    assert [one.forward_passes for one in custom.steps] == [2.0, 0.0]
+    counted = exhibits.costs(spent, Oracles([Trained(0, {}, 2.0, 100)], ORACLES[:1]), 50, [], {}, "")
+    assert [one.training_passes for one in counted.steps] == [0.0, 2.0]
+
+
 # ---------------------------------------------------------------- all of them on a page
 
 
@@ -422,6 +457,7 @@ HOSTILE = {
     "everything one network": lambda: [OWN] * 6,
     "enormous log-odds": lambda: [evidence(seed, 1e6, noise=1e5) for seed in range(6)],
     "three oracles": lambda: [OWN, ORIGINAL, *ORACLES[:3]],
+    "two oracles": lambda: [OWN, ORIGINAL, *ORACLES[:2]],
     "one oracle": lambda: [OWN, ORIGINAL, *ORACLES[:1]],
 }
 

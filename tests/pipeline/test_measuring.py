@@ -16,7 +16,7 @@ from excise.masks import Mask
 from excise.measure import Measure
 from excise.observe.relearn import PLAN as RELEARNING
 from excise.oracles import Trained
-from excise.pipeline import probing
+from excise.pipeline import measuring, probing
 from excise.pipeline.evidence import Oracles, observe
 from excise.pipeline.measuring import FEWEST, LINES, Case, informing, names, notes
 from excise.pipeline.pages import TITLES
@@ -56,9 +56,14 @@ WITH_LABELS = {"rmia", "before_and_after", "unlearning_score"}
 OF_POPULATIONS = {"ulira_worst_rows", "klom-0.95", "epsilon"}
 
 
+LEARNT = TrainPlan(epochs=40, lr=0.3)
+"""Long enough for most networks to learn the forget rows again."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def short():
-    with hurried():
+    with hurried(), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(probing, "relearn", partial(probing.relearn, plan=LEARNT))
         yield
 
 
@@ -245,6 +250,33 @@ def test_the_accuracy_after_recalibration_is_held_against_the_oracles_own():
         )
     ]
     assert found.value == pytest.approx(rates[0] - np.mean(rates[1:]))
+
+
+def test_relearning_in_which_nobody_gets_there_is_left_out_and_nothing_else_is(monkeypatch):
+    monkeypatch.setattr(probing, "relearn", partial(probing.relearn, plan=TrainPlan(epochs=4, lr=1e-9)))
+    case = case_of()
+    named = ["confidence_attack", *(one.name for one in taken(case))]
+    assert named == [name for name in names(case, "T1", 5) if name != "relearning"]
+    knowing = {one.name: one for one in taken(replace(case, model=case.before))}
+    assert knowing["relearning"].value < 0  # one that is there from the start, beside oracles that are not
+
+
+def test_the_untrained_network_is_probed_beside_its_own_test_accuracy(monkeypatch):
+    seen = []
+
+    def spy(prober, models, tests, stage):
+        seen.append((models, tests))
+        return probing.probed(prober, models, tests, stage)
+
+    monkeypatch.setattr(measuring, "probed", spy)
+    case = case_of()
+    taken(case)
+    ((models, tests),) = seen
+    assert len(models) == len(tests) == 3 + 5
+    for model, told in zip(models, tests, strict=True):
+        with torch.no_grad():
+            assert told == pytest.approx(float((model(TEST[0]).argmax(1) == TEST[1]).double().mean()))
+    assert tests[2] < min(tests[:2])  # it knows nothing
 
 
 @pytest.mark.parametrize("obeyed", [False, True])

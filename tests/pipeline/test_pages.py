@@ -154,6 +154,40 @@ def test_every_verdict_has_a_headline():
         assert pages.CONTROLS[name]["expected"] == expected
 
 
+def test_a_failure_on_other_rows_alone_is_said_to_be_damage():
+    one = structs.replace(measure("retain_accuracy"), p=1e-9, decides=True)
+    found = pages.verdict_of("FAIL", [policy.DAMAGE, "retain_accuracy: -1"], {}, [one])
+    assert found.headline == "The network was damaged; nothing here says that it still knows the rows."
+    assert found.explanation.startswith("It was told apart by other rows than those to be forgotten")
+    assert len(found.reasons) == 1
+    assert found.reasons[0].startswith("Accuracy on retain rows: ")
+    other = pages.verdict_of("FAIL", ["retain_accuracy: -1"], {}, [one])
+    assert (other.headline, other.explanation) == (pages.HEADLINES["FAIL"], "")
+    assert pages.verdict_of("INVALID", [policy.DAMAGE], {}, [one]).headline == pages.HEADLINES["INVALID"]
+
+
+def test_a_network_that_no_measure_rejects_and_that_fails_is_at_fault_by_itself():
+    one = structs.replace(measure("forget_accuracy"), p=0.5, decides=True)
+    assert pages.verdict_of("FAIL", ["why"], {}, [one]).explanation.startswith("It is at fault by itself")
+    for word in ("PASS", "INCONCLUSIVE", "INVALID"):
+        assert pages.verdict_of(word, ["why"], {}, [one]).explanation == ""
+    assert "by any measure that decides" in pages.HEADLINES["PASS"]
+
+
+def test_an_original_that_left_no_trace_excuses_the_control_unless_the_audit_is_broken():
+    outcomes = {"nothing": "PASS", "retrained": "PASS", "plan": "FAIL"}
+    for word in policy.Verdict.__args__:
+        excused = {one.name: one.excused for one in pages.verdict_of(word, [], outcomes).controls}
+        wanted = "" if word == "INVALID" else "these rows left no trace that this audit can see"
+        assert excused == {"nothing": wanted, "retrained": "", "plan": ""}
+    assert pages.verdict_of("PASS", [], {"nothing": "FAIL"}).controls[0].excused == ""
+
+
+def test_notes_stand_after_the_reasons_as_what_is_beside_the_verdict():
+    found = pages.verdict_of("PASS", ["why"], {}, [], ["Some note", "another."])
+    assert found.reasons == ["Why.", "Beside the verdict: some note.", "Beside the verdict: another."]
+
+
 def networks(lifts, seed=0, retain=0.9):
     """Give networks on 40 forget rows whose margins and accuracies hardly differ but by `lifts`."""
     draw = np.random.default_rng(seed)
@@ -346,11 +380,17 @@ def test_every_part_of_an_audit_is_on_its_page(audited):
     steps = {one.what: one for one in page.costs.steps}
     assert steps["Unlearning"].training_passes == steps["Audit: same-cost retraining"].training_passes == 2 * 144 / 160
     assert steps["Audit: oracles"].training_passes == 4 * 6 * 144 / 160
-    stands = (
-        f"{audited.trainings} networks trained from scratch. They have paid off after {audited.requests_until_paid} "
-    )
-    assert stands in page.costs.sentence
-    assert "bank" not in page.costs.sentence
+    cost = f"This audit cost as much as {round(audited.audit_retrainings)} retrainings. "
+    assert audited.verdict == "FAIL"
+    assert page.costs.sentence == f"{cost}The recipe failed it, so there is nothing to reckon them against."
+    passed = audit_page(replace(audited, verdict="PASS")).costs.sentence
+    paid = f"They have paid off after {audited.requests_until_paid} requests answered by this recipe instead of by retraining."
+    assert passed == f"{cost}{paid}"
+    assert list(page.assumptions) == list(pages.ASSUMPTIONS)
+    assert len(audited.notes) >= 2
+    assert [one.removeprefix("Beside the verdict: ") for one in page.verdict.reasons[-len(audited.notes) :]] == [
+        f"{note}." for note in audited.notes
+    ]
     assert "<svg" in render(page)
 
 
@@ -359,11 +399,23 @@ def test_what_was_found_in_a_bank_is_said_not_to_be_counted(audited):
     assert "found in a bank" in audit_page(replace(audited, spent=spent)).costs.sentence
 
 
-@pytest.mark.parametrize(("share", "said"), [(1.5, "they never pay off"), (None, "is not known")])
-def test_when_the_audit_has_paid_off_is_said_only_where_it_does(audited, share, said):
-    cost = replace(audited.unlearned.cost, retraining_share=share)
-    page = audit_page(replace(audited, unlearned=replace(audited.unlearned, cost=cost)))
-    assert said in page.costs.sentence
+def test_what_the_search_for_settings_cost_is_said_to_be_counted(audited):
+    spent = {**audited.spent, "search": Spent(trained_rows=20 * 6 * 144)}
+    said = audit_page(replace(audited, spent=spent)).costs.sentence
+    assert said.startswith("This audit and the search for settings cost as much as")
+    assert f"{round(audited.audit_retrainings + 20)} retrainings" in said
+
+
+def test_when_the_audit_has_paid_off_is_said_only_where_it_does(audited):
+    cost = replace(audited.unlearned.cost, retraining_share=1.5)
+    dear = replace(audited, verdict="PASS", unlearned=replace(audited.unlearned, cost=cost))
+    assert audit_page(dear).costs.sentence.endswith("Unlearning cost no less than retraining, so they never pay off.")
+    assert "pay" not in audit_page(replace(dear, verdict="FAIL")).costs.sentence
+    unknown = [replace(one, trained_rows=None) for one in audited.oracles.trained]
+    custom = replace(audited, verdict="PASS", oracles=replace(audited.oracles, trained=unknown))
+    assert audit_page(custom).costs.sentence == (
+        "Rows that a training function of your own reads are not counted, so neither is what the audit cost."
+    )
 
 
 def test_a_network_that_is_not_finite_has_no_exhibits(audited):
@@ -384,7 +436,8 @@ def test_without_oracles_a_page_says_what_both_networks_get_right(audited):
     assert "No network was retrained" in page.lead
     for part in own:
         assert f"{original[part]} and {own[part]} of the {part} rows" in page.lead
-    assert page.assumptions == [f"{note[:1].upper()}{note[1:]}." for note in audited.notes]
+    assert list(page.assumptions) == []
+    assert any(reason.startswith("Beside the verdict: a retraining") for reason in page.verdict.reasons)
     assert (page.sections, page.costs, page.measures) == ([], None, [])
     assert "tier T0" in render(page)
 

@@ -19,6 +19,7 @@ from excise.pipeline.planning import (
     named,
     require_planned,
     require_tier,
+    seconds_of,
     seconds_of_training,
 )
 from excise.train import Hooks, TrainPlan
@@ -28,6 +29,8 @@ PLAN = AuditPlan(
     tier="T1",
     deciding=policy.SINGLE,
     informing=("confidence_attack", "rmia"),
+    failing=policy.FAILING,
+    audited="a" * 64,
     effect=0.5,
     num_oracles=8,
     num_per_arm=0,
@@ -40,6 +43,8 @@ OTHERWISE = {
     "tier": "T2",
     "deciding": policy.SINGLE[:-1],
     "informing": ("confidence_attack",),
+    "failing": policy.FAILING[:-1],
+    "audited": "b" * 64,
     "alpha": 0.2,
     "effect": 0.9,
     "num_oracles": 9,
@@ -51,10 +56,11 @@ OTHERWISE = {
 }
 
 
-def numbers(verdict="PASS", **changes):
-    """What an audit by `PLAN` writes."""
-    measures = [{"name": name, "decides": name in PLAN.deciding} for name in (*PLAN.deciding, *PLAN.informing)]
-    told = {"verdict": verdict, "measures": measures, "plan": msgspec.to_builtins(PLAN), "plan_digest": PLAN.digest}
+def numbers(verdict="PASS", plan=PLAN, p=(), **changes):
+    """What an audit by a plan writes; `p` gives measures' p-values other than one half."""
+    names = (*plan.deciding, *plan.informing)
+    measures = [{"name": name, "decides": name in plan.deciding, "p": dict(p).get(name, 0.5)} for name in names]
+    told = {"verdict": verdict, "measures": measures, "plan": msgspec.to_builtins(plan), "plan_digest": plan.digest}
     return json.loads(json.dumps({**told, **changes}))
 
 
@@ -118,7 +124,7 @@ def test_a_digest_that_is_missing_or_another_is_found():
 @pytest.mark.parametrize("plan", [None, {}, {"tier": "T1"}, {**msgspec.to_builtins(PLAN), "more": 1}, []])
 def test_numbers_without_a_plan_are_refused(plan):
     with pytest.raises(errors.Corrupt, match="the audit holds no plan that can be read"):
-        require_planned(numbers(plan=plan))
+        require_planned({**numbers(), "plan": plan})
 
 
 @pytest.mark.parametrize("verdict", ["PASS", "FAIL", "INCONCLUSIVE"])
@@ -157,47 +163,92 @@ def test_a_pass_without_any_measure_is_found():
         require_planned(told)
 
 
+@pytest.mark.parametrize("name", policy.SINGLE)
+def test_a_pass_beside_a_measure_that_alone_fails_it_is_found(name):
+    """Whatever Holm's rule makes of the others, it rejects one at the level over their number."""
+    for p in (0.0, 1e-9, 0.05 / 5, None):
+        with pytest.raises(errors.Corrupt, match=f"passes although '{name}', which decides, tells the network apart"):
+            require_planned(numbers(p={name: p}))
+        assert require_planned(numbers("FAIL", p={name: p})) == PLAN
+    silent = numbers()
+    del next(one for one in silent["measures"] if one["name"] == name)["p"]
+    with pytest.raises(errors.Corrupt, match=f"passes although '{name}', which decides, tells the network apart"):
+        require_planned(silent)
+    assert require_planned(numbers(p={name: 0.0101})) == PLAN
+
+
+@pytest.mark.parametrize("verdict", ["PASS", "FAIL"])
+def test_measures_that_cannot_be_read_are_refused(verdict):
+    for measures in ([3], {"name": "forget_margin"}, "none", [{"decides": True}]):
+        with pytest.raises(errors.Corrupt, match=r"or no measures; it was changed, or made by another version"):
+            require_planned(numbers(verdict, measures=measures))
+    with pytest.raises(errors.Corrupt, match="or no measures; it was changed, or made by another version"):
+        require_planned(numbers(verdict, p={"forget_margin": "small"}))
+
+
+def test_a_pass_may_stand_beside_an_informing_measure_of_any_p():
+    assert require_planned(numbers(p={"rmia": 0.0, "confidence_attack": 1e-9})) == PLAN
+
+
+def test_canaries_share_no_level_with_the_others():
+    """They fail a network at a level of their own, and the others share theirs as if there were none."""
+    planted = msgspec.structs.replace(PLAN, deciding=("canaries", *PLAN.deciding))
+    for p in ({"canaries": 0.0011}, {"forget_margin": 0.0101}):
+        assert require_planned(numbers(plan=planted, p=p)) == planted
+    for p in ({"canaries": policy.CANARY_ALPHA}, {"forget_margin": 0.0099}):
+        with pytest.raises(errors.Corrupt, match=f"passes although '{next(iter(p))}'"):
+            require_planned(numbers(plan=planted, p=p))
+
+
 # ---------------------------------------------------------------- tiers and budgets
 
 
-def seconds_for(num_oracles, one=1.0):
-    """The oracles, half a training more for the probes of each, and the SWAP game; in a budget of which a fifth is kept."""
-    return (1.5 * num_oracles + planning.SWAP_TRAININGS) * one / 0.8
+def seconds_for(num_oracles, one=1.0, unlearning=1.0, probe=0.5):
+    """Oracles and a probe of each; SWAP's four networks and unlearnings; retraining at the same cost; three more probes."""
+    return (num_oracles * (one + probe) + 4 * one + 4 * unlearning + unlearning + 3 * probe) / 0.8
 
 
-def test_the_tier_is_the_largest_that_fits():
-    one, unlearning = 2.0, 0.5
-    full = 3 * NUM_PER_ARM * one + NUM_PER_ARM * unlearning
+def seconds_for_all(one=1.0, unlearning=1.0, probe=0.5):
+    """Three arms of 64, one of them put through the recipe, and what T1 takes, of whose oracles eight are probed."""
+    return (3 * 64 * one + 64 * unlearning) / 0.8 + seconds_for(8, one, unlearning, probe) - 8 * one / 0.8
+
+
+@pytest.mark.parametrize("costs", [(2.0, 0.5, 0.25), (1.0, 3.0, 0.0), (0.1, 0.0, 5.0)])
+def test_the_tier_is_the_largest_that_fits(costs):
     for budget, tier, num in (
-        (full / 0.8 * 1.001, "T2", NUM_PER_ARM),
-        (full / 0.8 * 0.999, "T1", NUM_ORACLES),
-        (seconds_for(NUM_ORACLES, one) * 1.001, "T1", NUM_ORACLES),
-        (seconds_for(NUM_ORACLES, one) * 0.999, "T1", NUM_ORACLES - 1),
-        (seconds_for(4, one) * 1.001, "T1", 4),
-        (seconds_for(4, one) * 0.999, "T0", 0),
+        (seconds_for_all(*costs) * 1.001, "T2", NUM_PER_ARM),
+        (seconds_for_all(*costs) * 0.999, "T1", NUM_ORACLES),
+        (seconds_for(NUM_ORACLES, *costs) * 1.001, "T1", NUM_ORACLES),
+        (seconds_for(NUM_ORACLES, *costs) * 0.999, "T1", NUM_ORACLES - 1),
+        (seconds_for(4, *costs) * 1.001, "T1", 4),
+        (seconds_for(4, *costs) * 0.999, "T0", 0),
         (0.0, "T0", 0),
     ):
-        assert fitted(budget, one, unlearning)[:2] == (tier, num), budget
+        assert fitted(budget, *costs)[:2] == (tier, num), budget
 
 
 def test_what_a_budget_leaves_out_is_said():
-    assert fitted(1e6, 1.0, 1.0)[2] == []
-    eight = fitted(30.0, 1.0, 1.0)[2]
+    costs = 1.0, 1.0, 0.5
+    assert fitted(1e6, *costs)[2] == []
+    eight = fitted(seconds_for(8), *costs)[2]
     assert len(eight) == 1
     assert "populations of 64 networks" in eight[0]
-    assert "a budget of 30 s, at 1 s a retraining, has no room for about 256 s" in eight[0]
-    five = fitted(seconds_for(5.5), 1.0, 1.0)
+    assert (
+        "a budget of 28.125 s, at 1 s a retraining and 0.5 s to probe a network, has no room for about 270 s"
+        in eight[0]
+    )
+    five = fitted(seconds_for(5.5), *costs)
     assert (five[0], five[1]) == ("T1", 5)
     assert five[2][1].startswith("3 of 8 oracles: a budget of ")
-    none = fitted(seconds_for(2.5), 1.0, 1.0)
+    none = fitted(seconds_for(2.5), *costs)
     assert none[0] == "T0"
     assert "every comparison with retrained networks" in none[2][1]
     assert "has room for 2, and 4 are the least" in none[2][1]
-    assert "has room for 0, and 4 are the least" in fitted(0.1, 1.0, 1.0)[2][1]
+    assert "has room for 0, and 4 are the least" in fitted(0.1, *costs)[2][1]
 
 
 def test_trainings_that_take_no_time_are_no_division_by_zero():
-    assert fitted(1.0, 0.0, 0.0)[0] == "T2"
+    assert fitted(1.0, 0.0, 0.0, 0.0)[0] == "T2"
 
 
 class Clock:
@@ -243,6 +294,18 @@ def test_fewer_rows_than_four_batches_are_timed_as_they_are(monkeypatch):
     plan = TrainPlan(epochs=3, lr=0.1, batch_size=100)  # 144 rows: two steps, timed at 0.25 s each
     assert seconds_of_training(make, split_of(), plan, engine_for(make())) == pytest.approx(0.25 * 2 * 3)
     assert rows_seen == [144, 144]
+
+
+def test_work_is_timed_once(monkeypatch):
+    clock, done = Clock(), []
+
+    def work():
+        done.append(1)
+        clock.now += 2.5
+
+    monkeypatch.setattr(planning, "time", clock)
+    assert seconds_of(work) == pytest.approx(2.5)
+    assert done == [1]
 
 
 def test_timing_trains_a_network_of_its_own_and_tells_nobody():

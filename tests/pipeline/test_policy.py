@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import excise
-from excise.measure import against_oracles
+from excise.measure import against_oracles, spreads_to_see
 from excise.pipeline import policy
 from excise.pipeline.evidence import Evidence
-from excise.pipeline.policy import TRACES, Arms, judge, measures_of, oracles_needed, rejects, trace_seen, verdict
+from excise.pipeline.policy import Arms, judge, measures_of, rejects, verdict
+from excise.pipeline.power import TRACES, oracles_needed, trace_seen
 
 NUM = {"forget": 120, "retain": 1000, "test": 500}
 NAMES = [
@@ -76,10 +77,11 @@ def test_so_it_does_with_four_oracles_many_rows_and_both_controls():
     worlds = [Population(seed, 2000) for seed in range(100)]
     found = [verdict(world.one(), world.original(), world.many(4), split) for world in worlds]
     words = [one.verdict for one in found]
-    # 5 expected of each kind at most: a failure by chance, and a control unlucky by chance
-    assert words.count("FAIL") <= 10
-    assert words.count("INVALID") <= 5
-    assert set(words) == {"PASS", "FAIL", "INVALID"}
+    # 5 failures by chance expected; of four oracles three must fail (0.05% of draws) for a control that is unlucky
+    assert 0 < words.count("FAIL") <= 10
+    assert words.count("INVALID") <= 1
+    assert set(words) <= {"PASS", "FAIL", "INVALID"}
+    assert words.count("PASS") >= 89
     assert all(one.trace_seen <= policy.EFFECT for one in found if one.verdict == "PASS")
 
 
@@ -216,6 +218,20 @@ def test_two_that_stand_out_are_chance():
     assert verdict(world.one(), world.one(shift=60.0), oracles, SPLIT).controls["retrained"] == "PASS"
 
 
+@pytest.mark.parametrize(("num_oracles", "fewest"), [(4, 3), (8, 3), (16, 4), (64, 9)])
+def test_a_sound_yardstick_is_called_broken_once_in_a_hundred_times(num_oracles, fewest, monkeypatch):
+    """Failures are rare by themselves: the fewest that come about with less than 1% is summed here by hand."""
+    chances = [math.comb(num_oracles, k) * 0.05**k * 0.95 ** (num_oracles - k) for k in range(num_oracles + 1)]
+    assert sum(chances[fewest:]) < policy.CONTROL_ALPHA <= sum(chances[fewest - 1 :])
+    world = Population(25)
+    own, original, oracles = world.one(), world.original(), world.many(num_oracles)
+    measures = measures_of(original, oracles, SPLIT)
+    for failing, wanted in ((fewest - 1, "PASS"), (fewest, "FAIL")):
+        bad = {id(one) for one in oracles[:failing]}
+        monkeypatch.setattr(policy, "judge", lambda one, *_, bad=bad: ("FAIL" if id(one) in bad else "PASS", measures))
+        assert verdict(own, original, oracles, SPLIT).controls["retrained"] == wanted
+
+
 def test_oracles_of_two_kinds_hide_one_another_and_show_as_a_wide_null():
     """A limit, stated: held against a mixture of both kinds neither stands out; the audit only sees less."""
     world = Population(7)
@@ -231,6 +247,10 @@ def test_a_failure_stands_though_doing_nothing_passes():
     world = Population(8)
     found = verdict(world.one(shift=20.0), world.one(), world.many(), SPLIT)
     assert (found.verdict, found.controls["nothing"]) == ("FAIL", "PASS")
+    said = "the original itself passes for a network that never saw the rows"
+    assert sum(reason.startswith(said) for reason in found.reasons) == 1
+    seen = verdict(world.one(shift=20.0), world.original(), world.many(), SPLIT)
+    assert seen.verdict == "FAIL" and not any(reason.startswith(said) for reason in seen.reasons)
 
 
 def test_a_broken_yardstick_overrules_a_failure_and_keeps_what_was_found():
@@ -326,6 +346,48 @@ def test_a_failure_says_which_measure_and_a_pass_what_it_could_have_seen():
         assert f"{name} {least:.2g}" in passed.reasons[1]
     assert "confidence_attack" not in passed.reasons[1]
     assert f"it would have noticed if {passed.trace_seen:.0%} or more of the trace" in passed.reasons[2]
+
+
+def harmed(world, own, *parts):
+    """The same network with rows of some parts got wrong."""
+    return dataclasses.replace(own, accuracy={**own.accuracy, **dict.fromkeys(parts, 0.3)})
+
+
+def test_what_speaks_of_the_forget_rows_is_said_before_damage_elsewhere_however_likely():
+    """Retain and test accuracy are 50 spreads away, the forget rows' mean only some: theirs comes first all the same."""
+    world = Population(14)
+    oracles, original = world.many(), world.original()
+    found = verdict(harmed(world, world.one(shift=4.0), "retain", "test"), original, oracles, SPLIT)
+    p = {one.name: one.p for one in found.measures}
+    assert p["retain_accuracy"] < p["forget_margin"]
+    told = [name for reason in found.reasons if (name := reason.partition(":")[0]) in policy.SINGLE]
+    assert set(told[-2:]) == set(policy.ELSEWHERE) and "forget_margin" in told[:-2]
+    assert policy.DAMAGE not in found.reasons
+
+
+@pytest.mark.parametrize("parts", [["retain"], ["test"], ["retain", "test"]])
+def test_damage_to_other_rows_alone_is_called_so_first(parts):
+    world = Population(14)
+    oracles, original, own = world.many(), world.original(), world.one()
+    assert verdict(own, original, oracles, SPLIT).verdict == "PASS"
+    found = verdict(harmed(world, own, *parts), original, oracles, SPLIT)
+    assert (found.verdict, found.reasons[0]) == ("FAIL", policy.DAMAGE)
+    assert {reason.partition(":")[0] for reason in found.reasons[1 : 1 + len(parts)]} == {
+        f"{p}_accuracy" for p in parts
+    }
+    assert "(p < 0.001)" in found.reasons[1]
+    broken = verdict(harmed(world, own, *parts), original, oracles, SPLIT, arms=Arms(broken=1))
+    assert policy.DAMAGE not in broken.reasons
+
+
+def test_small_p_values_are_not_spelt_out():
+    world = Population(14)
+    oracles, original = world.many(), world.original()
+    for shift in np.linspace(0.5, 3, 26):
+        found = verdict(world.one(shift=shift), original, oracles, SPLIT)
+        for one in rejects(found.measures) if found.verdict == "FAIL" else ():
+            reason = next(reason for reason in found.reasons if reason.startswith(f"{one.name}: "))
+            assert reason.endswith("(p < 0.001)" if one.p < 0.001 else f"(p = {one.p:.2g})")
 
 
 def test_the_order_of_oracles_does_not_matter():
@@ -429,11 +491,24 @@ def test_a_smaller_effect_is_harder_to_promise():
 def test_more_oracles_are_advised_where_they_would_help_and_not_where_none_do():
     world = Population(19)
     margin = next(one for one in measures_of(world.original(), world.many(), SPLIT) if one.name == "forget_margin")
-    spread = margin.least_detectable / policy.spreads_to_see(8, 5)
+    spread = margin.least_detectable / spreads_to_see(8, 5)
     for count in (12, 32):
-        just = spread * policy.spreads_to_see(count, 5) * 1.001
-        assert oracles_needed(altered(margin, value=2 * just), 0.5) == count
-    assert oracles_needed(altered(margin, value=spread), 0.5) is None
+        just = spread * spreads_to_see(count, 5) * 1.001
+        assert oracles_needed(altered(margin, value=2 * just), 0.5, among=5) == count
+    assert oracles_needed(altered(margin, value=spread), 0.5, among=5) is None
+
+
+def test_more_measures_that_decide_need_more_oracles():
+    world = Population(19)
+    margin = next(one for one in measures_of(world.original(), world.many(), SPLIT) if one.name == "forget_margin")
+    among = len(policy.SINGLE) + len(policy.POPULATION)
+    spread = margin.least_detectable / spreads_to_see(8, among)
+    for count in (12, 32):
+        just = altered(margin, value=2 * spread * spreads_to_see(count, among) * 1.001)
+        assert oracles_needed(just, 0.5, among=among) == count
+        fewer = altered(just, least_detectable=spread * spreads_to_see(8, 1))
+        assert oracles_needed(fewer, 0.5, among=1) <= count
+        assert count == 12 or oracles_needed(fewer, 0.5, among=1) < count
 
 
 # ---------------------------------------------------------------- populations (tier T2)
@@ -476,6 +551,18 @@ def test_the_originals_together_can_fail_where_one_alone_passes():
     faint = Arms(nothing=of_a_population(world, 0.001))
     one = world.one()
     assert verdict(world.one(), one, world.many(), SPLIT, arms=faint).controls["nothing"] == "FAIL"
+
+
+def test_only_the_measures_of_the_policy_are_put_to_holms_rule():
+    """A measure that decides by a rule of its own takes nothing from the level of the others."""
+    world = Population(24)
+    measures = [altered(one, p=0.5) for one in measures_of(world.one(), world.many(), SPLIT)]
+    margin = next(one for one in measures if one.name == "forget_margin")
+    others = [one for one in measures if one is not margin]
+    planted = altered(margin, name="canaries", p=1e-9)
+    for p, rejected in ((0.0099, ["forget_margin"]), (0.0101, [])):
+        found = rejects([planted, altered(margin, p=p), *others])
+        assert [one.name for one in found] == rejected
 
 
 def test_informing_measures_neither_make_nor_unmake_a_verdict():

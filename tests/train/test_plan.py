@@ -150,3 +150,14 @@ def test_a_training_function_is_no_plan():
         ):
             require_plan(value, "Retrain")
     require_plan(TrainPlan(epochs=1, lr=0.1), "Retrain")
+
+
+def test_a_plan_over_other_epochs_is_the_same_but_for_them():
+    plan = TrainPlan(epochs=20, lr=0.1, weight_decay=5e-4)
+    short = plan.of_epochs(4)
+    assert (short.epochs, short.lr, short.weight_decay, short.schedule) == (4, 0.1, 5e-4, "cosine")
+    assert short.lr_at(0) == plan.lr_at(0) and short.lr_at(3) < short.lr_at(0) / 2
+    steps = TrainPlan(epochs=20, lr=0.1, schedule="milestones", milestones=(5, 10))
+    assert (steps.of_epochs(8).milestones, steps.of_epochs(8).schedule) == ((5,), "milestones")
+    assert (steps.of_epochs(3).milestones, steps.of_epochs(3).schedule) == ((), "constant")
+    assert steps.of_epochs(20) == steps

@@ -74,6 +74,7 @@ def run(
     oracles: int | None,
     effect: float,
     bank: Path | None,
+    keep_originals: bool,
     trigger: str | None,
     confused: str | None,
     search: Path | None,
@@ -90,7 +91,7 @@ def run(
     """Audit the network of a run directory; write audit.json and report.html into it."""
     to = show.console(quiet=quiet)
     record, asked, made = _read_run(run)
-    how = _plan(plan or asked.plan)
+    how = _plan(plan or asked.plan, needed=tier != "T0")
     original = weights or Path(asked.weights)
     if original.is_file() and store.file_digest(original) != asked.weights_sha256:
         raise errors.Corrupt(f"{original} does not hold the weights that {run} was made from; give the same file")
@@ -142,6 +143,7 @@ def run(
                 seed=seed,
                 hooks=hooks,
                 bank=bank or default_bank(),
+                keep_originals=keep_originals,
                 on_plan=lambda planned: store.write_json(
                     run / PLAN, {**to_builtins(planned), "digest": planned.digest}
                 ),
@@ -155,9 +157,9 @@ def run(
     return found, errors.AuditInvalid.exit_code if found["verdict"] == "INVALID" else 0
 
 
-def _plan(words: str | None) -> TrainPlan | TrainFunction:
+def _plan(words: str | None, *, needed: bool) -> TrainPlan | TrainFunction | None:
     how = tables.read_plan(words)
-    if how is None:
+    if how is None and needed:
         raise errors.BadRequest(
             "--plan: an audit retrains networks the way yours was trained and needs to know how; give a TOML file with "
             "epochs, lr, batch_size, … (the fields of excise.TrainPlan) or pkg.mod:train"
@@ -271,7 +273,8 @@ def _tell(to: Console, found: dict[str, Any]) -> None:
     to.print(f"Verdict: [{STYLES[found['verdict']]}]{found['verdict']}[/]")
     for reason in found["reasons"]:
         show.say(to, f"  - {reason}")
-    show.say(to, f"Controls: {'; '.join(_control(*one) for one in found['controls'].items())}")
+    controls = [_control(name, outcome, found["verdict"]) for name, outcome in found["controls"].items()]
+    show.say(to, f"Controls: {'; '.join(controls)}")
     to.print(show.accuracy_table(found["accuracy"]))
     for title, decides in (("decides", True), ("informs", False)):
         some = [one for one in found["measures"] if one["decides"] == decides]
@@ -282,9 +285,11 @@ def _tell(to: Console, found: dict[str, Any]) -> None:
     show.say(to, f"Open {found['report']}")
 
 
-def _control(name: str, outcome: str) -> str:
+def _control(name: str, outcome: str, verdict: str) -> str:
     if outcome == "not run":
         return f"{name} not run"
+    if (name, outcome) == ("nothing", "PASS") and verdict != "INVALID":
+        return "nothing PASS, these rows left no trace that this audit can see"
     return f"{name} {outcome}, {'as' if outcome == CONTROLS[name] else 'NOT as'} it must"
 
 

@@ -244,6 +244,12 @@ def audit(
     bank: Annotated[
         Path | None, typer.Option(help="Where retrained networks are kept and found again; see `excise bank`.")
     ] = None,
+    keep_originals: Annotated[
+        bool,
+        typer.Option(
+            "--keep-originals", help="Leave networks trained on the forget rows in the bank, for other audits."
+        ),
+    ] = False,
     trigger: Annotated[
         str | None, typer.Option(help="pkg.mod:apply=CLASS, a planted pattern and its class: is it gone?")
     ] = None,

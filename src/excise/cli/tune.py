@@ -154,8 +154,9 @@ def _tell(to: Console, found: Tuning, told: Mapping[str, Any]) -> None:
     gained = "fell" if found.utility_loss > 0 else "rose"
     show.say(
         to,
-        f"Forget rows are {found.value:.2g} from rows never seen, in the original {found.original_value:.2g}; accuracy on the "
-        f"held-out rows ({found.held_out}) {gained} by {abs(found.utility_loss):.1%}.",
+        f"Distance of the forget rows from their twins and of the retain rows from the original, together: {found.value:.2g}; "
+        f"the original's {found.original_value:.2g}. Accuracy on the held-out rows ({found.held_out}) {gained} by "
+        f"{100 * abs(found.utility_loss):.1f} points.",
     )
     for alarm in found.alarms:
         show.say(to, f"Alarm, {alarm.name}: {alarm.sentence}.")
@@ -184,7 +185,7 @@ def _tell(to: Console, found: Tuning, told: Mapping[str, Any]) -> None:
 
 def _table(found: Tuning) -> Table:
     """Give the trials, the chosen one marked; fits 80 columns."""
-    table = show.plain_table("trial", "distance", "accuracy", "")
+    table = show.plain_table("trial", "distance", "accuracy, points", "")
     for one in found.trials:
         named = ", ".join(
             f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"

@@ -138,7 +138,9 @@ def trigger_removal(
         else f"Retrained networks obey the trigger on {success:.1%} of rows, the clean rate being {rate:.1%}."
     )
     null = clean if poisoned else triggered
-    return against_oracles("trigger_success", own, null, resolution=resolution, among=among, sentence=sentence)
+    return against_oracles(
+        "trigger_success", own, null, resolution=resolution, among=among, limits=(0, 1), sentence=sentence
+    )
 
 
 def _called(what: str, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

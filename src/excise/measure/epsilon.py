@@ -184,8 +184,8 @@ def epsilon(
         num_permutations=num_permutations,
         sentence=(
             f"estimated epsilon at delta {DELTA:g}, {'mean' if quantile is None else f'{quantile:.0%} quantile'} over "
-            f"{own.shape[1]} rows; it says something only beside the null, and {min(len(own), len(oracles))} networks of "
-            f"each kind cannot show more than {epsilon_ceiling(min(len(own), len(oracles))):.2f} with 95% confidence"
+            f"{own.shape[1]} rows, capped at {CAP:g}; it says something only beside the null: a lower bound that holds is "
+            "another number, and far lower"
         ),
     )
 

@@ -8,6 +8,9 @@ from sklearn.svm import SVC
 
 from excise import errors
 
+MOST_FITTED = 2000
+"""Rows of each kind that the confidence attack is fitted to, at most: its cost grows with their square."""
+
 
 def confidences(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Give the softmax probability of each row's target, `[examples]` in [0, 1]; NaN where logits leave it undefined."""
@@ -67,7 +70,7 @@ def confidence_attack(
 
     A support vector classifier (radial basis, C = 3, gamma = 1/features) learns to tell members from non-members by the
     confidence in the true label alone. Members are drawn down to the number of non-members, or the reverse, so that the
-    classifier starts even.
+    classifier starts even, and both to at most `MOST_FITTED`.
 
     **This is a population attack.** Its perfect value is whatever it gives for networks retrained without the rows, not 1; it
     can even rank networks the wrong way round (a mislabelled row looks like a non-member to begin with). It is reported
@@ -91,7 +94,7 @@ def confidence_attack(
     for name, values in (("members", members), ("non_members", non_members), ("forget", forget)):
         if len(values) == 0 or not np.isfinite(values).all():
             raise errors.BadRequest(f"{name}: expected finite confidences of at least one row")
-    count = min(len(members), len(non_members))
+    count = min(len(members), len(non_members), MOST_FITTED)
     inside = generator.permutation(members)[:count]
     outside = generator.permutation(non_members)[:count]
     # random_state changes nothing in the result; without it, fit draws from numpy's global generator

@@ -129,6 +129,7 @@ class Bank:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        self._used: set[str] = set()
         if self.directory.exists() and not self.directory.is_dir():
             raise errors.BadRequest(f"bank: expected a directory, found a file at {self.directory}; name another")
 
@@ -158,6 +159,7 @@ class Bank:
         known = _read(told)
         if known is None or told.get("seal") != _seal(key, state, told):
             raise errors.Corrupt(f"{path} is not what was put there; {_REMEDY}")
+        self._used.add(key)
         return Trained(known.seed, state, known.seconds, known.trained_rows)
 
     def keep(
@@ -200,6 +202,17 @@ class Bank:
             "torch": str(torch.__version__),
         }
         store.write_tensors(self._path(key), trained.state, {**told, "seal": _seal(key, trained.state, told)})
+        self._used.add(key)
+
+    def drop_used(self, kind: Kind) -> int:
+        """Remove the networks of a kind that were found or kept through this very object; give how many.
+
+        Also those that another left there on purpose: who wants them kept keeps them in a bank of their own.
+        """
+        gone = [entry for entry in self.entries() if entry.kind == kind and entry.key in self._used]
+        for entry in gone:
+            store.remove(self._path(entry.key))
+        return len(gone)
 
     def require_writable(self) -> None:
         """Refuse a directory that networks cannot be kept in, before one is trained for it.

@@ -22,7 +22,6 @@ from excise.pipeline.evidence import Evidence, Oracles
 from excise.pipeline.planning import AuditPlan
 from excise.pipeline.policy import Verdict
 from excise.pipeline.population import Population
-from excise.pipeline.swapping import NUM_PAIRS
 from excise.pipeline.unlearned import Unlearned
 from excise.report import Page, formats, render
 from excise.train.engine import Spent
@@ -106,31 +105,34 @@ class Audit:
         return found if self.oracles is None else {**found, "oracles": self.oracles.mean_accuracy}
 
     @property
+    def audit_retrainings(self) -> float | None:
+        """What this audit and the search for settings cost, in retrainings: rows trained on, over one retraining's.
+
+        What a bank already held is counted as if it had been trained. None where rows are not counted (a training function)
+        or nothing was retrained.
+        """
+        one = None if self.oracles is None else self.oracles.trained[0].trained_rows
+        if not one or self.oracles is None:
+            return None
+        arms = [self.oracles, *(() if self.population is None else (self.population.held_out,))]
+        kept = sum(network.trained_rows or 0 for arm in arms for network in arm.trained)
+        originals = 0 if self.population is None else len(self.population.originals)
+        kept += originals * one * len(self.split.train) // len(self.split.retain)
+        spent = {name: found.trained_rows for name, found in self.spent.items() if name not in ("localize", "unlearn")}
+        trained = max(kept, spent.pop("oracles", 0) + spent.pop("population", 0))
+        return (trained + sum(spent.values())) / one
+
+    @property
     def requests_until_paid(self) -> int | None:
         """After how many requests answered by this recipe its one audit has paid off, beside retraining for each.
 
-        `n` requests cost `n` shares of a retraining, one audit's trainings and the search for settings; retraining costs
-        `n`. None where unlearning costs no less than a retraining, or nothing was trained, or the costs are not known.
+        `n` requests cost `n` shares of a retraining and this audit with the search for settings; retraining costs `n`. None
+        where unlearning costs no less than a retraining, or nothing was trained, or the costs are not known.
         """
-        share, trained = self.unlearned.cost.retraining_share, self.trainings + self._search_share
-        if share is None or share >= 1 or not trained:
+        share, audit = self.unlearned.cost.retraining_share, self.audit_retrainings
+        if share is None or share >= 1 or not audit:
             return None
-        return int(np.ceil(trained / (1 - share)))
-
-    @property
-    def _search_share(self) -> float:
-        """What the search for settings cost, in retrainings."""
-        rows = None if self.oracles is None else self.oracles.trained[0].trained_rows
-        return self.spent["search"].trained_rows / rows if rows and "search" in self.spent else 0.0
-
-    @property
-    def trainings(self) -> int:
-        """How many networks the audit stands on that were trained from scratch, also if they were found in a bank."""
-        held_out = (
-            0 if self.population is None else len(self.population.originals) + len(self.population.held_out.trained)
-        )
-        swapped = 2 * NUM_PAIRS if any(one.name == "swap" for one in self.measures) else 0
-        return held_out + swapped + (0 if self.oracles is None else len(self.oracles.trained))
+        return int(np.ceil(audit / (1 - share) - 1e-9))
 
     def to_dict(self) -> dict[str, Any]:
         """Give verdict, reasons, controls and measures as plain values. Holds no row ids and no per-row number."""
@@ -152,7 +154,7 @@ class Audit:
             if same is None
             else {"accuracy": dict(same.evidence.accuracy), "outcome": same.outcome, "epochs": same.epochs},
             "cost": {name: msgspec.to_builtins(spent) for name, spent in self.spent.items()},
-            "trainings": self.trainings,
+            "audit_retrainings": self.audit_retrainings,
             "requests_until_paid": self.requests_until_paid,
             "plan": msgspec.json.decode(msgspec.json.encode(self.plan)),  # lists, as they are read back
             "plan_digest": self.plan.digest,
@@ -208,13 +210,10 @@ def audit_page(done: Audit) -> Page:
         f"The recipe {unlearned.recipe} was asked to make a network forget {_count(num_forget)} of its "
         f"{_count(len(done.split.train))} training rows. "
         f"{compared}",
-        verdict=pages.verdict_of(done.verdict, done.reasons, done.controls, done.measures),
+        verdict=pages.verdict_of(done.verdict, done.reasons, done.controls, done.measures, done.notes),
         measures=pages.measure_rows(done.measures, told),
         untested=[*(f"Left out: {one}." for one in done.plan.left_out), *pages.untested(done.plan.tier, done.measures)],
-        assumptions=[
-            *(pages.ASSUMPTIONS if done.oracles else ()),
-            *(f"{one[:1].upper()}{one[1:]}." for one in done.notes),
-        ],
+        assumptions=pages.ASSUMPTIONS if done.oracles else (),
         facts=pages.facts(
             environment(),
             recipe=unlearned.recipe,
@@ -264,19 +263,7 @@ def _exhibits(done: Audit, oracles: Oracles) -> dict[str, Any]:
     )
     request = ("request", "The forget request", kept)
     section = pages.section(*request, done.split, [*rows, *beside[1:]], oracles, done.original, done.own, mask)
-    paid = done.requests_until_paid
-    known = cost.retraining_share is not None
-    sentence = f"This audit stands on {_count(done.trainings)} networks trained from scratch. " + (
-        f"They have paid off after {_count(paid)} requests answered by this recipe instead of by retraining."
-        if paid is not None
-        else "What one retraining costs in passes is not known, so neither is when they have paid off."
-        if not known
-        else "Unlearning cost no less than retraining, so they never pay off."
-    )
-    if "oracles" in done.spent and done.spent["oracles"].trained_rows < sum(
-        one.trained_rows or 0 for one in oracles.trained
-    ):
-        sentence += " Some of them were found in a bank; below stands only what was trained for this audit."
+    sentence = _worth(done, oracles)
     networks = (done.own, done.original, oracles.evidence)
     return {
         "sections": [structs.replace(section, histograms=[], histogram_edges=[])],
@@ -286,3 +273,23 @@ def _exhibits(done: Audit, oracles: Oracles) -> dict[str, Any]:
         "strata": exhibits.strata(*networks, done.population, done.measures),
         "costs": exhibits.costs(done.spent, oracles, len(done.split.train), beside, done.plan.num_rows, sentence),
     }
+
+
+def _worth(done: Audit, oracles: Oracles) -> str:
+    """Say what the audit cost in retrainings, and after how many requests that has paid off."""
+    audit, paid = done.audit_retrainings, done.requests_until_paid
+    if audit is None:
+        return "Rows that a training function of your own reads are not counted, so neither is what the audit cost."
+    search = " and the search for settings" if "search" in done.spent else ""
+    told = f"This audit{search} cost as much as {_count(round(audit))} retrainings."
+    if done.verdict == "FAIL":
+        told += " The recipe failed it, so there is nothing to reckon them against."
+    elif paid is None:
+        told += " Unlearning cost no less than retraining, so they never pay off."
+    else:
+        told += f" They have paid off after {_count(paid)} requests answered by this recipe instead of by retraining."
+    if "oracles" in done.spent and done.spent["oracles"].trained_rows < sum(
+        one.trained_rows or 0 for one in oracles.trained
+    ):
+        told += " Some networks were found in a bank; below stands only what was trained for this audit."
+    return told

@@ -22,28 +22,25 @@ from excise.oracles.retrain import TrainFunction
 from excise.pipeline import measuring, planning, policy, soundness, swapping
 from excise.pipeline.audited import Audit, SameCost
 from excise.pipeline.case import Case
-from excise.pipeline.evidence import Oracles, gather_oracles, observe
+from excise.pipeline.evidence import Evidence, Oracles, gather_oracles, observe
 from excise.pipeline.forget import counted, rows_digest, unlearn
-from excise.pipeline.fresh import fresh_builder, reinitialised
+from excise.pipeline.fresh import untrained
 from excise.pipeline.planning import NUM_ORACLES, NUM_PER_ARM, AuditPlan
 from excise.pipeline.policy import EFFECT, Outcome
 from excise.pipeline.population import Population, arms_of, gather_population
-from excise.pipeline.probing import Canaries, Goal, prober_for
+from excise.pipeline.probing import Canaries, Confusion, Goal, Trigger, prober_for
 from excise.pipeline.unlearned import Unlearned
 from excise.train.engine import Cost, Engine, Spent
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
 from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
 
-CANARY_ALPHA = 1e-3
-"""Level of the test on planted canaries: its null is exact, and one network is judged."""
-
 
 def audit(
     unlearned: Unlearned,
     split: Split,
     *,
-    plan: TrainPlan | TrainFunction,
+    plan: TrainPlan | TrainFunction | None = None,
     fresh: Callable[[], nn.Module] | None = None,
     oracles: int | None = None,
     tier: str | None = None,
@@ -58,6 +55,7 @@ def audit(
     loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
     bank: str | Path | Bank | None = None,
+    keep_originals: bool = False,
     on_plan: Callable[[AuditPlan], None] | None = None,
 ) -> Audit:
     """Say whether an unlearned network can be told from networks that never saw the forget rows.
@@ -65,13 +63,15 @@ def audit(
     Tier T0 trains nothing, looks for faults of the network itself, and passes nothing. T1 (the default) retrains 8 networks
     on the retain rows, holds the unlearned network against them and runs the controls. T2 besides trains 64 originals, puts
     the recipe to each, and holds them against 64 oracles and 64 held-out ones, row by row.
-    Cost: T1, `oracles` trainings, and for each network the probes (about half a training); T2, 192 trainings, 64
+    Cost: T1, `oracles` trainings, and the probes of up to 11 networks (720 small steps each); T2, 192 trainings, 64
     unlearnings.
 
     Args:
         unlearned: from `excise.unlearn`.
         split: the same split; its `test` rows are needed.
-        plan: how the original was trained: a `TrainPlan`, or `train(model, dataset, seed) -> model`.
+        plan: how the original was trained: a `TrainPlan`, or `train(model, dataset, seed) -> model`; tier T0 needs none. Of a
+            function no rows are counted and no networks are kept in a bank, it is not timed for a budget, and cannot be cut
+            short to the cost of the recipe.
         fresh: builds the untrained network; without it, modules' own `reset_parameters`.
         oracles: networks to retrain; 8 at T1, 64 at T2 unless given; fewer than 4 decide nothing.
         tier: T0, T1 or T2; T1 if neither it nor a budget is given.
@@ -87,6 +87,8 @@ def audit(
         loss: as in `excise.unlearn`.
         hooks: who watches.
         bank: directory to keep networks in and find them again by content.
+        keep_originals: leave in the bank the networks that this audit trained on the forget rows (for the SWAP test and for
+            tier T2), for audits of other recipes on the same request; else they are removed when the audit is done.
         on_plan: called with the plan of the audit before any network is observed or trained.
 
     Raises:
@@ -97,11 +99,12 @@ def audit(
         errors.Diverged: an oracle's training did.
     """
     _require_kinds(unlearned, split, plan, tier, effect, oracles)
+    _require_options(goal, canaries, search, original, seed)
     started, task = time.perf_counter(), Task(forward, loss)
-    held = Bank.of(bank)
+    held = Bank.of(bank.directory if isinstance(bank, Bank) else bank)  # what this audit uses of it, and no other
     inner = params.unwrapped(unlearned.model)
     before = params.unwrapped(original) if original is not None else unlearned.patch.revert(inner)
-    build = _builder(inner, fresh)
+    build = untrained(inner, before, fresh)
     engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks())
     with seeds.isolated(seed, "audit"):  # rows may be augmented at random
         task.require_fit(before, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
@@ -114,7 +117,24 @@ def audit(
         run.look()
         if asked.tier != "T0":
             run.compare()
+        if held is not None and not keep_originals:
+            held.drop_used("original")
         return run.result(time.perf_counter() - started)
+
+
+def _require_options(goal: object, canaries: object, search: object, original: object, seed: object) -> None:
+    kinds: tuple[tuple[str, object, type | tuple[type, ...]], ...] = (
+        ("goal", goal, (Trigger, Confusion)),
+        ("canaries", canaries, Canaries),
+        ("search", search, Cost),
+        ("original", original, nn.Module),
+    )
+    for name, value, kind in kinds:
+        if value is not None and not isinstance(value, kind):
+            wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise errors.BadRequest(f"{name}: expected a {wanted}, found {type(value).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise errors.BadRequest(f"seed: expected a whole number, found {seed!r}")
 
 
 def _require_kinds(
@@ -122,7 +142,9 @@ def _require_kinds(
 ) -> None:
     if not isinstance(unlearned, Unlearned):
         raise errors.BadRequest(f"unlearned: expected what excise.unlearn gives, found {type(unlearned).__name__}")
-    if not isinstance(plan, TrainPlan) and not callable(plan):
+    if not isinstance(split, Split):
+        raise errors.BadRequest(f"split: expected an excise.Split, found {type(split).__name__}")
+    if not isinstance(plan, TrainPlan) and not callable(plan) and not (plan is None and tier == "T0"):
         raise errors.BadRequest(
             "plan: expected how the network was trained, excise.TrainPlan(epochs=, lr=, ...) or a callable "
             f"train(model, dataset, seed) -> model; found {type(plan).__name__}"
@@ -130,13 +152,15 @@ def _require_kinds(
     planning.require_tier(tier)
     if oracles is not None:
         checks.require_positive_int("oracles", oracles)
-    if not 0 < effect <= 1:
+        if tier == "T0":
+            raise errors.BadRequest("oracles: tier T0 retrains nothing; leave them out, or take tier T1")
+    if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 1:
         raise errors.BadRequest(f"effect: expected a share of the rows' trace, above 0 and at most 1, found {effect!r}")
     if split.test is None:
         raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
     if unlearned.rows_digest is not None and unlearned.rows_digest != rows_digest(split):
         raise errors.BadRequest(
-            f"split: expected the split that the network was unlearned on, found other rows ({split!r}); give the same one"
+            f"split: expected the split that the network was unlearned on, found {split!r}; give that one"
         )
 
 
@@ -150,13 +174,19 @@ def _planned(
 ) -> AuditPlan:
     """Choose the tier and write down what will be measured."""
     left_out: list[str] = []
+    tied = swapping.tied(case.unlearned.how)
     if budget_seconds is not None:
         checks.require_finite("budget_seconds", budget_seconds)
         if tier is not None or oracles is not None:
             raise errors.BadRequest("budget_seconds: it chooses tier and number of oracles itself; give it alone")
         one = planning.seconds_of_training(case.build, case.split, case.plan, case.engine)
-        tier, oracles, left_out = planning.fitted(budget_seconds, one, case.unlearned.cost.seconds)
+        probe = planning.seconds_of(lambda: case.prober.look(case.before, 0.0))
+        tier, oracles, left_out = planning.fitted(budget_seconds, one, case.unlearned.cost.seconds, probe)
+        if tier == "T2" and tied is not None:
+            tier, oracles, left_out = "T1", None, [f"populations of {NUM_PER_ARM} networks: {tied}"]
     tier = tier or "T1"
+    if tier == "T2" and tied is not None:
+        raise errors.BadRequest(f"tier T2 puts the recipe to other networks; {tied}; audit it at T1")
     num = {"T0": 0, "T1": oracles or NUM_ORACLES, "T2": oracles or NUM_PER_ARM}[tier]
     if tier == "T2" and num < 2 * LEAST_MODELS:
         raise errors.BadRequest(
@@ -167,8 +197,10 @@ def _planned(
     sizes = {"forget": len(case.split.forget), "retain": len(case.split.retain), "test": len(case.split.test or ())}
     return AuditPlan(
         tier=tier,
-        deciding=(*(policy.SINGLE if num else ()), *(policy.POPULATION if tier == "T2" else ())),
-        informing=(*more, *names),
+        deciding=(*more, *(policy.SINGLE if num else ()), *(policy.POPULATION if tier == "T2" else ())),
+        informing=names,
+        failing=policy.FAILING,
+        audited=params.model_digest(case.model),
         effect=effect,
         num_oracles=num,
         num_per_arm=num if tier == "T2" else 0,
@@ -204,6 +236,11 @@ class _Run:
                 "the original network gives logits that are not finite; nothing can be held against it"
             )
         self._faults = soundness.faults(case.unlearned, case.before, self._own, self._original)
+        if soundness.unchanged(case.unlearned, case.before) and _answers_differ(self._own, self._original):
+            self._faults.append(
+                "its weights are the original's, bit for bit, and its answers are not: something beside its weights answers (a "
+                "hook, a replaced forward)"
+            )
         if self._canaries is not None:
             self._ask_canaries(self._canaries)
         nothing = "tier T0 retrains nothing: it can find fault and found none, and passes nothing"
@@ -214,12 +251,12 @@ class _Run:
     def _ask_canaries(self, canaries: Canaries) -> None:
         case = self._case
         before, after = (canaries.test(one, case.engine) for one in (case.before, case.model))
-        self._informing.append(after)
-        if after.p <= CANARY_ALPHA:
+        self._informing.append(structs.replace(after, decides=True))
+        if after.p <= policy.CANARY_ALPHA:
             self._faults.append(
                 f"the noise planted in {len(canaries.inputs)} canaries is still there (p = {after.p:.2g})"
             )
-        if before.p > CANARY_ALPHA:
+        if before.p > policy.CANARY_ALPHA:
             self._notes.append(
                 "the canaries' noise cannot be seen in the original either, so that they show nothing here"
             )
@@ -230,7 +267,7 @@ class _Run:
         together = None if asked.tier == "T2" else False
         with self._counted("oracles"):
             self._oracles = gather_oracles(
-                case.build, case.split, case.plan, asked.num_oracles, case.engine, self._bank, together=together
+                case.build, case.split, case.retraining, asked.num_oracles, case.engine, self._bank, together=together
             )
         self._require_not_its_own_oracle()
         arms = None
@@ -242,12 +279,14 @@ class _Run:
         if asked.tier == "T2":
             with self._counted("population"):
                 self._population = gather_population(
-                    case.unlearned, case.split, case.build, case.plan, asked.num_per_arm, case.engine, self._bank
+                    case.unlearned, case.split, case.build, case.retraining, asked.num_per_arm, case.engine, self._bank
                 )
             generator = np.random.default_rng(seeds.derive(asked.seed, "arms"))
             arms = arms_of(self._population, self._oracles.evidence, generator)
-        with self._counted("same cost"):
-            self._same_cost = self._retrained_at_the_same_cost(self._oracles)
+        self._same_cost = self._retrained_at_the_same_cost(self._oracles)
+        if self._same_cost is not None:
+            self._spent["same cost"] = self._same_cost.spent
+            self._notes.append(_beside(self._same_cost))
         with self._counted("measuring"):
             self._outcome = policy.verdict(
                 self._own, self._original, self._oracles.evidence, case.split, effect=asked.effect, arms=arms
@@ -273,14 +312,11 @@ class _Run:
         epochs = min(case.plan.epochs, cost.trained_rows // len(case.split.retain))
         if epochs < 1:
             return None
-        kept = tuple(place for place in case.plan.milestones if place < epochs)
-        schedule = "constant" if case.plan.schedule == "milestones" and not kept else case.plan.schedule
-        short = structs.replace(case.plan, epochs=epochs, milestones=kept, schedule=schedule)
         try:
             made = unlearn(
                 case.before,
                 case.split,
-                recipes.Retrain(plan=short).named("SameCostRetrain"),
+                recipes.Retrain(plan=case.plan.of_epochs(epochs)).named("SameCostRetrain"),
                 fresh=case.build,
                 seed=seeds.derive(case.engine.seed, "same cost"),
                 forward=case.engine.task.forward,
@@ -296,6 +332,21 @@ class _Run:
 
     def _counted(self, part: str) -> Any:
         return counted(self._case.engine, part, self._spent)
+
+    def _of_informing(self) -> list[str]:
+        """Say how many informing measures lie outside their bands, beside chance, and which of those planned were not taken."""
+        found = [one for one in (*self._outcome.measures, *self._informing) if not one.decides]
+        outside = [one for one in found if not one.null_low <= one.value <= one.null_high]
+        told = []
+        if found:
+            told.append(
+                f"{len(outside)} of {len(found)} informing measures lie outside the band of 95% of retrained networks, where "
+                f"about {0.05 * len(found):.0f} would by chance"
+            )
+        missing = sorted({*self._asked.informing} - {one.name for one in found})
+        if missing and self._own.finite and found:
+            told.append(f"planned and not taken, since there was nothing to take: {', '.join(missing)}")
+        return told
 
     def result(self, seconds: float) -> Audit:
         """Give the audit."""
@@ -327,18 +378,23 @@ class _Run:
             population=self._population,
             same_cost=self._same_cost,
             twins=case.twins if case.has_twins and self._oracles is not None else None,
-            notes=[*notes, *self._notes, *measuring.notes(case, self._oracles, self._population)],
+            notes=[
+                *notes,
+                *self._notes,
+                *self._of_informing(),
+                *measuring.notes(case, self._oracles, self._population),
+            ],
             spent=self._spent,
         )
 
 
-def _builder(model: nn.Module, fresh: Callable[[], nn.Module] | None) -> Callable[[], nn.Module]:
-    """Give a callable that draws new initial weights at each call, on the model's device, after checking that it can."""
-    fresh_builder(model, fresh, 0)()
-    first = next(model.parameters())
+def _answers_differ(own: Evidence, original: Evidence) -> bool:
+    return own.finite and original.finite and not np.allclose(own.margins, original.margins, rtol=1e-3, atol=1e-3)
 
-    def build() -> nn.Module:
-        made = reinitialised(model) if fresh is None else params.unwrapped(fresh())
-        return made.to(device=first.device, dtype=first.dtype)
 
-    return build
+def _beside(same: SameCost) -> str:
+    """Say how a retraining of the same cost stands beside the recipe."""
+    found = ", ".join(f"{100 * value:.1f}% of the {part} rows" for part, value in same.evidence.accuracy.items())
+    epochs = "1 epoch" if same.epochs == 1 else f"{same.epochs} epochs"
+    said = f"a retraining from scratch at the same cost ({epochs}), judged alike, comes to {same.outcome}"
+    return f"{said}; it gets {found} right"

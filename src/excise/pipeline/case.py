@@ -91,7 +91,7 @@ class Case:
         before: the network before unlearning.
         split: the rows.
         build: gives an untrained network, another at each call.
-        plan: how the original was trained.
+        plan: how the original was trained; None where nothing is retrained.
         engine: task, seed and hooks of the audit.
         prober: looks for what networks still know.
     """
@@ -101,7 +101,7 @@ class Case:
     before: nn.Module
     split: Split
     build: Callable[[], nn.Module]
-    plan: TrainPlan | TrainFunction
+    plan: TrainPlan | TrainFunction | None
     engine: Engine
     prober: Prober
 
@@ -109,6 +109,12 @@ class Case:
     def goal(self) -> Goal | None:
         """What the removal is to correct."""
         return self.prober.goal
+
+    @property
+    def retraining(self) -> TrainPlan | TrainFunction:
+        """How networks are retrained, for tiers that do."""
+        assert self.plan is not None
+        return self.plan
 
     @cached_property
     def labels(self) -> dict[str, np.ndarray]:

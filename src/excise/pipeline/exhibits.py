@@ -58,6 +58,13 @@ FEWEST_ROWS = 10
 """Forget rows from which on an attack has a curve, and distributions, classes and thirds of them are shown: of fewer, each
 number would be about one or two rows."""
 
+FEWEST_ORACLES = 4
+"""Oracles from which on the forget rows are divided: half of them rank the rows, and what the rows are then held against,
+the others, is two at least."""
+
+TRAINED_BY_PLAN = ("oracles", "swap", "population")
+"""Parts of which nobody counts the rows where the plan is a training function of the user's own."""
+
 PARTS = {
     "localize": "Localization",
     "unlearn": "Unlearning",
@@ -279,16 +286,23 @@ def strata(
 
     With populations, memorisation is the share of originals that get a row right, less that of oracles. With one original, or
     where that divides no rows, the thirds are by the trace that the row left: its log-odds in the original, less the oracles'.
+    There are none of fewer than `FEWEST_ROWS` rows or by fewer than `FEWEST_ORACLES` oracles.
     """
-    stacked = margins_of(oracles)
     lines = [one for name, title in LINES.items() for one in _line(title, name, measures)]
     if len(own.margins) < FEWEST_ROWS:
         few = f"Of fewer than {FEWEST_ROWS} forget rows, no curves, distributions or thirds by memorisation are shown: "
         return Strata(sentence=f"{few}each number would be about one or two of them.", lines=lines)
+    if len(oracles) < FEWEST_ORACLES:
+        few = f"By fewer than {FEWEST_ORACLES} retrained networks the forget rows are not divided into thirds: "
+        return Strata(
+            sentence=f"{few}some rank the rows, and the others are what each third is held against.", lines=lines
+        )
+    # ranked by some oracles and held against the others: against the same ones, the ranking would find its own noise
+    stacked, held = margins_of(oracles[::2]), margins_of(oracles[1::2])
     places = ranked_strata(original.margins - stacked.mean(axis=0))
-    how = "the trace in this original: log-odds of the row's label, less the oracles' mean"
+    how = f"the trace in this original: log-odds of the row's label, less the mean of {len(stacked)} oracles"
     if population is not None:
-        right = [margins_of(arm) > 0 for arm in (population.originals, oracles)]
+        right = [margins_of(arm) > 0 for arm in (population.originals, oracles[::2])]
         found = ranked_strata(memorization_of_arms(right[0], right[1]))
         if len(np.unique(found)) > 1:
             places, counted = (
@@ -299,11 +313,10 @@ def strata(
     if len(np.unique(places)) == 1:
         return Strata(sentence="The forget rows left traces that are all alike, and are not divided.", lines=lines)
     named = [
-        _stratum(STRATA[place], places == place, own, original, stacked)
-        for place in range(3)
-        if (places == place).any()
+        _stratum(STRATA[place], places == place, own, original, held) for place in range(3) if (places == place).any()
     ]
-    return Strata(sentence=f"Thirds of the forget rows by {how}.", strata=named, lines=lines)
+    told = f"Thirds of the forget rows by {how}; held against the {len(held)} other retrained networks."
+    return Strata(sentence=told, strata=named, lines=lines)
 
 
 LINES = {
@@ -333,9 +346,9 @@ def _line(title: str, name: str, measures: Sequence[Measure]) -> list[Compared]:
 
 
 def _stratum(name: str, rows: np.ndarray, own: Evidence, original: Evidence, oracles: np.ndarray) -> Stratum:
-    told = row_test(own.margins, oracles).told_apart if len(oracles) > 1 else None
+    told = row_test(own.margins, oracles).told_apart
     held_out = None
-    if told is not None and len(oracles) > 2:
+    if len(oracles) > 2:
         shares = [
             float(row_test(oracles[i], np.delete(oracles, i, axis=0)).told_apart[rows].mean())
             for i in range(len(oracles))
@@ -347,7 +360,7 @@ def _stratum(name: str, rows: np.ndarray, own: Evidence, original: Evidence, ora
         original=float(original.margins[rows].mean()),
         unlearned=float(own.margins[rows].mean()),
         oracles=_band(oracles[:, rows].mean(axis=1).tolist()),
-        told_apart=None if told is None else float(told[rows].mean()),
+        told_apart=float(told[rows].mean()),
         told_apart_oracles=held_out,
     )
 
@@ -366,7 +379,7 @@ def costs(
         Step(
             what=PARTS.get(name, name),
             seconds=one.seconds,
-            training_passes=one.trained_rows / num_train,
+            training_passes=one.trained_rows / num_train if rows_of_one or name not in TRAINED_BY_PLAN else None,
             forward_passes=one.forward_rows / num_train,
             peak_bytes=one.peak_bytes if one.peak_bytes > 0 else None,  # else something earlier held more
             retraining_share=one.trained_rows / rows_of_one if rows_of_one else None,

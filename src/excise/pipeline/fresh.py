@@ -47,6 +47,28 @@ def fresh_builder(model: nn.Module, fresh: Callable[[], nn.Module] | None, seed:
     return build
 
 
+def untrained(model: nn.Module, before: nn.Module, fresh: Callable[[], nn.Module] | None) -> Callable[[], nn.Module]:
+    """Give a callable that draws new initial weights at each call, on the model's device, after checking that it can."""
+    fresh_builder(model, fresh, 0)()
+    first = next(model.parameters())
+    if fresh is not None:
+        with seeds.isolated(0, "fresh"):
+            made = [params.unwrapped(one) for one in (fresh(), fresh())]
+        known = [{id(value) for value in one.parameters() if value.requires_grad} for one in (*made, model, before)]
+        if any(known[0] & other for other in known[1:]):
+            raise errors.BadRequest(
+                "fresh: expected a new untrained network at each call, it gave weights of the network under audit, of its "
+                "original, or the same ones twice; build the network inside the callable"
+            )
+
+    def build() -> nn.Module:
+        made = (reinitialised(model) if fresh is None else params.unwrapped(fresh())).to(first.device)
+        _alike_(made, model)
+        return made
+
+    return build
+
+
 def reinitialised(model: nn.Module) -> nn.Module:
     """Give a copy with every parameter drawn anew by its own module's `reset_parameters`, inner modules before outer ones.
 

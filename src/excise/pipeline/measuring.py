@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import structs
 from scipy.special import expit
 
 from excise import seeds
@@ -41,9 +42,10 @@ from excise.measure import (
 )
 from excise.measure.ulira import LEAST_MODELS
 from excise.pipeline.case import Case
-from excise.pipeline.evidence import Evidence, Oracles
+from excise.pipeline.evidence import Evidence, Oracles, observe
+from excise.pipeline.planning import MOST_PROBED
 from excise.pipeline.population import Population, margins_of
-from excise.pipeline.probing import MOST_PROBED, RELEARNING_EVERY, Confusion, Probed, Trigger, probed
+from excise.pipeline.probing import RELEARNING_EVERY, Confusion, Probed, Trigger, probed
 from excise.train.statistics import running_statistics
 
 FEWEST = 3
@@ -119,13 +121,12 @@ def informing(
     with seeds.isolated(case.engine.seed, "untrained"):
         blank = case.build()
     some = [oracles.model(case.build, place) for place in range(min(MOST_PROBED, len(oracles.trained)))]
-    known = [own, original, None, *oracles.evidence]
-    tests = [0.0 if one is None else one.accuracy["test"] for one in known]
+    knows_nothing = observe(blank, case.split, case.engine)
+    known = [own, original, knows_nothing, *oracles.evidence]
+    tests = [one.accuracy["test"] for one in known]
     models = [case.model, case.before, blank, *some]
     probes = probed(case.prober, models, tests[: len(models)], "probing")
-    bench = Bench(
-        case, own, original, oracles.evidence, probes, case.prober.logits(blank, case.split.forget), population
-    )
+    bench = Bench(case, own, original, oracles.evidence, probes, _logits(knows_nothing), population)
     return [measure for line in due for measure in line.take(bench)]
 
 
@@ -283,8 +284,11 @@ def _relearning(bench: Bench) -> list[Measure]:
     if own is None or original is None or untrained is None or len(values) < 2 or not original.accuracy[:, 0].any():
         return []
     found = relearning(own, values, original=original, untrained=untrained, every=RELEARNING_EVERY)
+    runs = len(own.accuracy)
+    if found.num_censored["own"] == runs and found.num_censored["oracles"] == runs * len(values):
+        return []  # nobody got there, which says nothing of how soon
     told = f" The original needs {found.index_original:.2f} and an untrained network {found.index_untrained:.2f} times theirs."
-    return [_replaced(found.measure, sentence=found.measure.sentence + told)]
+    return [structs.replace(found.measure, sentence=found.measure.sentence + told)]
 
 
 # ---------------------------------------------------------------- corrections
@@ -298,7 +302,8 @@ def _trigger(bench: Bench) -> list[Measure]:
         for kind in ("triggered", "clean")
     }
     own, _, _, *triggered = rates["triggered"]
-    return [trigger_removal(own, triggered, rates["clean"][3:], resolution=1 / len(targets))]
+    others = int((targets != goal.target).sum())
+    return [trigger_removal(own, triggered, rates["clean"][3:], resolution=1 / others)]
 
 
 def _confusion(bench: Bench) -> list[Measure]:
@@ -329,11 +334,6 @@ def _population(bench: Bench) -> list[Measure]:
         klom(own, oracles, held_out, generator=bench.generator("klom"), quantile=0.95),
         epsilon(own, oracles, held_out, generator=bench.generator("epsilon"), num_permutations=99),
     ]
-
-
-def _replaced(measure: Measure, *, sentence: str) -> Measure:
-    fields = {name: getattr(measure, name) for name in Measure.__struct_fields__}
-    return Measure(**{**fields, "sentence": sentence})
 
 
 LINES = (

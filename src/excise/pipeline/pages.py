@@ -12,6 +12,7 @@ from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import Measure, counts, log_edges, oracle_band
 from excise.pipeline.evidence import PARTS, Evidence, Oracles
+from excise.pipeline.policy import DAMAGE, rejects
 from excise.report import Band, Control, Histogram, Layer, MeasureRow, Page, Row, Section, Verdict, formats
 
 LIMITS = (
@@ -200,15 +201,38 @@ def page(title: str, lead: str, **parts: Any) -> Page:
 
 
 def verdict_of(
-    word: str, reasons: Sequence[str], controls: Mapping[str, str], measures: Sequence[Measure] = ()
+    word: str,
+    reasons: Sequence[str],
+    controls: Mapping[str, str],
+    measures: Sequence[Measure] = (),
+    notes: Sequence[str] = (),
 ) -> Verdict:
     """Give the verdict in words that a data-protection officer can read; numbers of the measures get their units."""
+    excused = "these rows left no trace that this audit can see" if word != "INVALID" else ""
     judged = [
-        Control(name=name, outcome=outcome, **CONTROLS[name])  # type: ignore[arg-type]
+        Control(
+            name=name,
+            outcome=outcome,  # type: ignore[arg-type]
+            excused=excused if (name, outcome) == ("nothing", "PASS") else "",
+            **CONTROLS[name],  # type: ignore[arg-type]
+        )
         for name, outcome in controls.items()
     ]
-    told = [_in_words(reason, measures) for reason in reasons]
-    return Verdict(word=word, headline=HEADLINES[word], reasons=told, controls=judged)  # type: ignore[arg-type]
+    told = [_in_words(reason, measures) for reason in reasons if reason != DAMAGE]
+    headline, explanation = HEADLINES[word], ""
+    if word == "FAIL" and DAMAGE in reasons:
+        headline = "The network was damaged; nothing here says that it still knows the rows."
+        explanation = "It was told apart by other rows than those to be forgotten, by more than chance allows."
+    elif word == "FAIL" and measures and not rejects(measures):
+        explanation = "It is at fault by itself, whatever it is compared with."
+    beside = [f"Beside the verdict: {note[:1].lower()}{note[1:]}" for note in notes]
+    return Verdict(
+        word=word,  # type: ignore[arg-type]
+        headline=headline,
+        explanation=explanation,
+        reasons=[*told, *map(_whole, beside)],
+        controls=judged,
+    )
 
 
 def _in_words(reason: str, measures: Sequence[Measure]) -> str:
@@ -292,7 +316,7 @@ CONTROLS = {
 
 
 HEADLINES = {
-    "PASS": "The network cannot be told from networks that never saw the rows, by any measure of this audit.",
+    "PASS": "The network cannot be told from networks that never saw the rows, by any measure that decides.",
     "FAIL": "The network can be told from networks that never saw the rows.",
     "INCONCLUSIVE": "This audit could not have seen enough to decide.",
     "INVALID": "The audit failed its own controls, so its numbers decide nothing.",

@@ -15,7 +15,7 @@ from excise import errors, seeds
 from excise.data.batches import num_batches
 from excise.data.split import Split
 from excise.oracles.retrain import TrainFunction, retrain
-from excise.pipeline.policy import ALPHA, FEWEST_ORACLES
+from excise.pipeline.policy import ALPHA, CANARY_ALPHA, FEWEST_ORACLES
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
@@ -30,7 +30,9 @@ NUM_ORACLES = 8
 NUM_PER_ARM = 64
 TIMED_STEPS = 4
 SWAP_TRAININGS = 4
-"""Networks that the SWAP test trains at T1, beside the oracles."""
+"""Networks that the SWAP test trains, beside the oracles."""
+MOST_PROBED = 8
+"""Oracles that are probed, of however many there are."""
 
 
 class AuditPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +43,8 @@ class AuditPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tier: T0, T1 or T2.
         deciding: measures that the verdict rests on.
         informing: measures that are reported beside them.
+        failing: what fails a network by itself, outside the level of the deciding measures.
+        audited: SHA-256 of the network under audit.
         alpha: chance of failing an oracle, over all deciding measures.
         effect: share of the original's trace that a pass promises to have seen.
         num_oracles: networks retrained without the rows.
@@ -55,6 +59,8 @@ class AuditPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tier: str
     deciding: tuple[str, ...]
     informing: tuple[str, ...]
+    failing: tuple[str, ...] = ()
+    audited: str = ""
     alpha: float = ALPHA
     effect: float
     num_oracles: int
@@ -67,25 +73,43 @@ class AuditPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def digest(self) -> str:
         """SHA-256 of the plan as canonical JSON."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        return _digest(msgspec.to_builtins(self))
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a measure is checked against the plan."""
+
+    name: str
+    decides: bool = False
+    p: float | None = None
+
+
+def _digest(told: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
 
 
 def require_planned(numbers: dict[str, Any]) -> AuditPlan:
     """Give the plan in an audit's numbers, after checking that it is the hashed one and that they keep to it.
 
     Raises:
-        errors.Corrupt: the plan was changed after it was hashed, or measures were added, dropped or made to decide.
+        errors.Corrupt: the plan was changed after it was hashed, measures were added, dropped or made to decide, or it passes
+            beside a measure that alone fails it.
     """
     try:
         plan = msgspec.convert(numbers.get("plan"), AuditPlan)
-    except msgspec.ValidationError as error:
-        raise errors.Corrupt(f"the audit holds no plan that can be read ({error}); run the audit again") from error
-    if plan.digest != numbers.get("plan_digest"):
+        rows = msgspec.convert(numbers.get("measures", []), list[_Row])
+    except (msgspec.ValidationError, TypeError) as error:
         raise errors.Corrupt(
-            f"the audit's plan is not the one that was hashed before its scores existed (hash {plan.digest[:12]}…, recorded "
+            f"the audit holds no plan that can be read ({error}), or no measures; it was changed, or made by another version; "
+            "run the audit again"
+        ) from error
+    digest = _digest(numbers.get("plan"))  # of what stands there: a later version may know more fields
+    if digest != numbers.get("plan_digest"):
+        raise errors.Corrupt(
+            f"the audit's plan is not the one that was hashed before its scores existed (hash {digest[:12]}…, recorded "
             f"{str(numbers.get('plan_digest'))[:12]}…); run the audit again"
         )
-    found = {str(one["name"]): bool(one.get("decides")) for one in numbers.get("measures", [])}
+    found = {one.name: one.decides for one in rows}
     decided = sorted(name for name, decides in found.items() if decides)
     beyond = sorted(set(found) - {*plan.deciding, *plan.informing})
     if beyond or (found and not set(decided) <= set(plan.deciding)):
@@ -93,6 +117,11 @@ def require_planned(numbers: dict[str, Any]) -> AuditPlan:
         raise errors.Corrupt(
             f"the audit reports {strange[0]!r}, which its plan does not name; measures are chosen before scores exist; "
             "run the audit again"
+        )
+    rejected = [one.name for one in rows if one.decides and _tells_apart(one, plan)]
+    if numbers.get("verdict") == "PASS" and rejected:
+        raise errors.Corrupt(
+            f"the audit passes although {rejected[0]!r}, which decides, tells the network apart; run the audit again"
         )
     dropped = sorted(set(plan.deciding) - set(decided))
     if dropped and numbers.get("verdict") == "PASS":
@@ -102,8 +131,15 @@ def require_planned(numbers: dict[str, Any]) -> AuditPlan:
     return plan
 
 
+def _tells_apart(measure: _Row, plan: AuditPlan) -> bool:
+    """Say whether a deciding measure alone fails a network, whatever the others say; so does one that says no p."""
+    sharing = [name for name in plan.deciding if name != "canaries"]
+    level = CANARY_ALPHA if measure.name == "canaries" else plan.alpha / max(len(sharing), 1)
+    return measure.p is None or measure.p <= level
+
+
 def seconds_of_training(
-    fresh: Callable[[], nn.Module], split: Split, plan: TrainPlan | TrainFunction, engine: Engine
+    fresh: Callable[[], nn.Module], split: Split, plan: TrainPlan | TrainFunction | None, engine: Engine
 ) -> float:
     """Estimate how long one retraining takes, from a few timed steps on a throw-away network.
 
@@ -125,18 +161,26 @@ def seconds_of_training(
     return (time.perf_counter() - started) / steps * num_batches(len(split.retain), plan.batch_size) * plan.epochs
 
 
-def fitted(budget_seconds: float, one_training: float, one_unlearning: float) -> tuple[str, int, list[str]]:
+def seconds_of(work: Callable[[], object]) -> float:
+    """Give how long a piece of work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def fitted(
+    budget_seconds: float, one_training: float, one_unlearning: float, one_probe: float
+) -> tuple[str, int, list[str]]:
     """Give the tier and the number of oracles that fit a budget, and what is left out for it, in sentences.
 
-    Trainings are reckoned one at a time and a fifth of the budget is kept for measuring, so that it is kept rather than
-    used up.
+    Trainings are reckoned one at a time, the SWAP test, the same-cost retraining and the probes of up to `MOST_PROBED` + 3
+    networks with them, and a fifth of the budget is kept for measuring, so that it is kept rather than used up.
     """
     left = 0.8 * budget_seconds
-    full = 3 * NUM_PER_ARM * one_training + NUM_PER_ARM * one_unlearning
-    few = int(
-        (left / max(one_training, 1e-9) - SWAP_TRAININGS) / 1.5
-    )  # the probes take about half a training a network
-    told = f"a budget of {budget_seconds:g} s, at {one_training:.2g} s a retraining"
+    fixed = SWAP_TRAININGS * (one_training + one_unlearning) + one_unlearning + 3 * one_probe
+    full = 3 * NUM_PER_ARM * one_training + NUM_PER_ARM * one_unlearning + fixed + MOST_PROBED * one_probe
+    few = int((left - fixed) / max(one_training + one_probe, 1e-9))
+    told = f"a budget of {budget_seconds:g} s, at {one_training:.2g} s a retraining and {one_probe:.2g} s to probe a network"
     if full <= left:
         return "T2", NUM_PER_ARM, []
     population = (
@@ -157,8 +201,10 @@ def fitted(budget_seconds: float, one_training: float, one_unlearning: float) ->
     )
 
 
-def named(plan: TrainPlan | TrainFunction) -> dict[str, Any] | str:
+def named(plan: TrainPlan | TrainFunction | None) -> dict[str, Any] | str:
     """Give a training plan as plain values, or the name of a function."""
+    if plan is None:
+        return "none"
     if isinstance(plan, TrainPlan):
         told: dict[str, Any] = msgspec.to_builtins(plan)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in told.items()}

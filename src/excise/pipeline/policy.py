@@ -17,9 +17,9 @@ from excise.measure import (
     margin_distance,
     more_than_chance,
     oracle_band,
-    spreads_to_see,
 )
 from excise.pipeline.evidence import Evidence
+from excise.pipeline.power import oracles_needed, trace_seen
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
 
@@ -43,11 +43,26 @@ told from the others: a sound yardstick must not be called broken often."""
 SINGLE = ("forget_accuracy", "retain_accuracy", "test_accuracy", "forget_margin", "forget_margin_distance")
 """Measures of the one network on which a verdict rests, at every tier that retrains."""
 
+ELSEWHERE = ("retain_accuracy", "test_accuracy")
+"""Measures of what happened to rows that were not to be forgotten."""
+
 POPULATION = ("ulira", "klom")
 """Measures of the recipe, over many networks, on which a verdict rests besides at tier T2."""
 
-TRACES = ("forget_margin", "forget_margin_distance")
-"""Measures that say how much of a trace the forget rows left."""
+CANARY_ALPHA = 1e-3
+"""Level of the test on planted canaries, where there are some: its null is exact, and it fails a network by itself."""
+
+FAILING = (
+    "logits that are not finite",
+    "weights that moved outside the run's mask",
+    "outputs that no longer depend on the input",
+    "a population of which the recipe broke some",
+    f"planted canaries whose noise is still known (p at most {CANARY_ALPHA:g})",
+)
+"""What fails a network by itself, whatever the measures say."""
+
+DAMAGE = "what tells it apart is damage to other rows; nothing here says that it still knows the forget rows"
+"""The first reason of a failure on other rows alone."""
 
 CONTROLS = {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
 """What each control must come to."""
@@ -148,7 +163,7 @@ def _distance(own: Evidence, oracles: Sequence[Evidence], among: int) -> Measure
 
 def rejects(measures: Sequence[Measure]) -> list[Measure]:
     """Give the deciding measures that tell the network from an oracle, by Holm's step-down at `ALPHA` in all."""
-    deciding = [measure for measure in measures if measure.decides]
+    deciding = [measure for measure in measures if measure.decides and measure.name in (*SINGLE, *POPULATION)]
     rejected = holm([measure.p for measure in deciding], ALPHA)
     return [measure for measure, out in zip(deciding, rejected, strict=True) if out]
 
@@ -178,8 +193,9 @@ def verdict(
     In this order:
 
     - Fewer than `FEWEST_ORACLES` oracles: INCONCLUSIVE.
-    - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows (at `CONTROL_ALPHA`), or
-      (tier T2) an arm of held-out oracles that is told from the others, mean that the null is wrong: INVALID.
+    - Control `retrained`: each oracle, held against the others, should pass; more failures than chance allows (at
+      `CONTROL_ALPHA`), or (tier T2) an arm of held-out oracles that is told from the others, mean that the null is wrong:
+      INVALID.
     - Control `plan`: oracles must be as accurate on the retain rows as the original is there, within `PLAN_TOLERANCE` or
       their own band. Oracles trained in another way than the original are no yardstick: INVALID.
     - Some deciding measure tells the network from an oracle: FAIL (two-sided: forgetting too hard is a trace too). What was
@@ -215,7 +231,7 @@ def verdict(
         aside = [f"set aside, as the yardstick is broken: {one}" for one in against]
         word, reasons = "INVALID", [*yardstick, *aside]
     elif outcome == "FAIL":
-        word, reasons = "FAIL", [*against, *_power(measures, seen)]
+        word, reasons = "FAIL", [*_kind(measures, found.broken, own, nothing), *against, *_power(measures, seen)]
     elif seen is None or seen > effect:
         word, reasons = "INCONCLUSIVE", _too_little(done, seen, effect, len(oracles), nothing)
     elif nothing != "FAIL":
@@ -226,36 +242,25 @@ def verdict(
     return Outcome(verdict=word, reasons=reasons, controls=controls, measures=measures, trace_seen=seen)  # type: ignore[arg-type]
 
 
-def trace_seen(nothing: Sequence[Measure]) -> float | None:
-    """Give the smallest share of the original's trace that the audit sees with probability 0.8, by its sharpest measure.
-
-    Args:
-        nothing: measures of the original: what doing nothing leaves behind.
-
-    A mean falls with the share that is left. A distance does not: an oracle lies as far from others as its own noise takes
-    it, about sqrt(1 + 1/(n - 1)) spreads, and the noise and what is left of a trace add up in squares.
-
-    Returns:
-        For a mean, `least_detectable` over the original's own value, and for the distance the like; above 1 if not even all
-        of it would be seen; None where there is no trace at all.
-    """
-    shares = [_share_seen(one) for one in nothing if one.name in TRACES and one.value]
-    return min((one for one in shares if one is not None), default=None)
-
-
-def _share_seen(measure: Measure) -> float | None:
-    if measure.name != "forget_margin_distance":
-        return measure.least_detectable / abs(measure.value)
-    if measure.value < 0:
-        return None  # nearer to the oracles than they to one another
-    own = np.sqrt(1 + 1 / (measure.num_models - 1))
-    seen, all_of_it = (float((gap + own) ** 2 - own**2) for gap in (measure.least_detectable, measure.value))
-    return float(np.sqrt(seen / all_of_it))
-
-
 def _plan_reproduces(original: Evidence, oracles: Sequence[Evidence]) -> bool:
     low, mean, high = oracle_band([one.accuracy["retain"] for one in oracles])
-    return low <= original.accuracy["retain"] <= high or abs(original.accuracy["retain"] - mean) <= PLAN_TOLERANCE
+    knew = _retain_accuracy(original)
+    return low <= knew <= high or abs(knew - mean) <= PLAN_TOLERANCE
+
+
+def _retain_accuracy(original: Evidence) -> float:
+    """Give the original's accuracy on retain rows; where whole classes go, on those that it takes for none of these.
+
+    Oracles never name a removed class, and so get right what the original took for one: an easier task, and no other plan.
+    """
+    if original.seen is None:
+        return original.accuracy["retain"]
+    seen = original.seen
+    gone = np.setdiff1d(seen.targets["forget"], seen.targets["retain"])
+    counted = ~np.isin(seen.predicted["retain"], gone)
+    if not len(gone) or not counted.any():
+        return original.accuracy["retain"]
+    return float((seen.predicted["retain"] == seen.targets["retain"])[counted].mean())
 
 
 def _findings(own: Evidence, measures: Sequence[Measure], broken: int) -> list[str]:
@@ -264,11 +269,28 @@ def _findings(own: Evidence, measures: Sequence[Measure], broken: int) -> list[s
         return ["the network gives logits that are not finite"]
     found = [
         f"{one.name}: {one.value:+.3g}, where an oracle's own lies within {one.null_low:+.3g} to {one.null_high:+.3g} "
-        f"(p = {one.p:.2g})"
-        for one in sorted(rejects(measures), key=lambda one: one.p)
+        f"({_chance(one.p)})"
+        for one in sorted(rejects(measures), key=lambda one: (one.name in ELSEWHERE, one.p))
     ]
     if broken:
         found.insert(0, f"the recipe broke {broken} of the networks it was put to: values that are not finite")
+    return found
+
+
+def _chance(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def _kind(measures: Sequence[Measure], broken: int, own: Evidence, nothing: str) -> list[str]:
+    """Say what kind of failure it is, where that is not plain, and what doing nothing adds to it."""
+    found = []
+    if own.finite and not broken and all(one.name in ELSEWHERE for one in rejects(measures)):
+        found.append(DAMAGE)
+    if nothing != "FAIL":
+        found.append(
+            "the original itself passes for a network that never saw the rows: they left no trace that this audit sees, so "
+            "that forgetting them could be neither shown nor doubted"
+        )
     return found
 
 
@@ -299,7 +321,7 @@ def _too_little(
         f"the rows left a trace of {margin.value:+.2g} in the original's mean log-odds, and this audit {could} (smallest "
         f"difference it sees: {margin.least_detectable:.2g}); a pass promises to see {effect:.0%}"
     ]
-    needed = oracles_needed(margin, effect)
+    needed = oracles_needed(margin, effect, among=sum(one.decides for one in nothing))
     if outcome != "FAIL":
         reasons.append(
             "even the original, trained on these rows, passes for a network that never saw them: they left no trace that "
@@ -310,13 +332,6 @@ def _too_little(
     elif outcome == "FAIL":
         reasons.append(f"no number of oracles shows {effect:.0%} of it: single networks differ by more than that")
     return reasons
-
-
-def oracles_needed(margin: Measure, effect: float) -> int | None:
-    """Give how many oracles would see `effect` of the original's trace, by the spread found here; None if none would."""
-    wanted = effect * abs(margin.value) / (margin.least_detectable / spreads_to_see(margin.num_models, len(SINGLE)))
-    counts = (8, 12, 16, 24, 32, 48, 64, 96, 128)
-    return next((n for n in counts if n > margin.num_models and spreads_to_see(n, len(SINGLE)) <= wanted), None)
 
 
 def _nothing_passes(nothing: Sequence[Measure]) -> str:

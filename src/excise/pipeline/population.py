@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from msgspec import structs
@@ -74,16 +74,18 @@ def gather_population(
     engine.hooks.on_stage(f"{unlearned.recipe} on {num_networks} originals", num_networks)
     for number, network in enumerate(trained):
         model = loaded(build, network, "a network of the population")
-        originals.append(observe(model, split, engine))
+        originals.append(replace(observe(model, split, engine), seen=None))  # margins are all that populations need
         found = _again(unlearned, model, split, build, plan, engine, number)
         if found is None or not found.finite:
             broken += 1
         else:
-            done.append(found)
+            done.append(replace(found, seen=None))
         engine.hooks.on_step()
     engine.hooks.on_stage_end(f"{unlearned.recipe} on {num_networks} originals")
     held_out = gather_oracles(build, split, plan, num_networks, engine, bank, family="held out", together=None)
-    return Population(originals, done, held_out, broken)
+    slim = [replace(one, seen=None) for one in held_out.evidence]
+    stateless = [replace(one, state={}) for one in held_out.trained]
+    return Population(originals, done, Oracles(stateless, slim), broken)
 
 
 def _again(

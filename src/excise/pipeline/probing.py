@@ -1,4 +1,4 @@
-"""Probes: what a network still knows and does not say. Each looks at a copy; together they cost about half a training."""
+"""Probes: what a network still knows and does not say. Each looks at a copy."""
 
 from __future__ import annotations
 
@@ -28,9 +28,6 @@ RELEARNT_ROWS = 256
 
 RELEARNING_EVERY = 4
 """Steps from one look at a relearning network to the next."""
-
-MOST_PROBED = 8
-"""Oracles that are probed, of however many there are."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +207,24 @@ def _require_goal(goal: Goal | None, split: Split) -> None:
     if missing or alone or len(set(wanted)) < len(wanted):
         what = f"class {missing[0]}" if missing else f"{wanted} among {known}"
         raise errors.BadRequest(f"goal: expected classes that the test rows have, and others beside them, found {what}")
+    if isinstance(goal, Trigger):
+        _require_trigger(goal, split.test)
+
+
+def _require_trigger(goal: Trigger, rows: Rows) -> None:
+    """Try the trigger on two rows."""
+    inputs = rows.source.read(rows.ids[:2])[0]
+    try:
+        found = goal.apply(inputs.clone())
+    except Exception as error:
+        raise errors.BadRequest(
+            f"goal: the trigger's apply raised {type(error).__name__} on two test rows: {error}; it takes a batch of inputs"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape != inputs.shape:
+        what = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise errors.BadRequest(
+            f"goal: expected the trigger's apply to give inputs of shape {list(inputs.shape)}, found {what}"
+        )
 
 
 def probed(prober: Prober, models: Sequence[nn.Module], test_accuracies: Sequence[float], stage: str) -> list[Probed]:

@@ -83,10 +83,8 @@ def plays(case: Case, num_oracles: int, num_pairs: int = NUM_PAIRS) -> str | Non
     Returns:
         A clause for people, such as "it is not known how the network was made, ...".
     """
-    if case.unlearned.how is None:
-        return "it is not known how the network was made, so that the recipe cannot be put to others"
-    if _brings_values(case.unlearned.how):
-        return "the recipe brings weights or values that were made for one network or its rows, and fits no others"
+    if (why := tied(case.unlearned.how)) is not None:
+        return why
     if not case.labels:
         return "examples that a custom forward= reads have no labels by which others like them could be drawn"
     if num_oracles < 2 * num_pairs:
@@ -95,6 +93,15 @@ def plays(case: Case, num_oracles: int, num_pairs: int = NUM_PAIRS) -> str | Non
         deal(case)
     except errors.BadRequest as error:
         return str(error)
+    return None
+
+
+def tied(how: object) -> str | None:
+    """Say why a recipe cannot be put to other networks than its own; None if it can."""
+    if how is None:
+        return "it is not known how the network was made, so that the recipe cannot be put to others"
+    if _brings_values(how):
+        return "the recipe brings weights or values that were made for one network or its rows, and fits no others"
     return None
 
 
@@ -243,7 +250,7 @@ def _played(
             retrain(
                 case.build,
                 rows,
-                case.plan,
+                case.retraining,
                 chosen,
                 case.engine,
                 stage=stage,

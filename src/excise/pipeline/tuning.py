@@ -189,7 +189,11 @@ def tune(
     engine = Engine(task, seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks())
     task.require_fit(params.shadow_of(params.unwrapped(model), trainable=True), rows)
     bounds = {"max_utility_loss": max_utility_loss, "max_cost_share": max_cost_share}
-    request = _request(model, rows, recipe, where, seed, bounds, plan) if directory is not None else {}
+    request = (
+        _request(model, rows, recipe, where, seed, bounds, plan, (features, forward, loss, fresh))
+        if directory is not None
+        else {}
+    )
     journal = Journal(None if directory is None else Path(directory), request)
     started = time.perf_counter()
     yardstick = make_yardstick(model, split, held_out.rows, engine, features)
@@ -233,6 +237,7 @@ def _request(
     seed: int,
     bounds: Mapping[str, float | None],
     plan: object,
+    code: Sequence[object],
 ) -> dict[str, Any]:
     """Name everything a trial depends on. Of rows, ids and content, there are keyed digests only."""
     own = {key: one.default for key, one in inspect.signature(recipe).parameters.items()}
@@ -246,6 +251,7 @@ def _request(
         "bounds": dict(bounds),
         "retain_weight": RETAIN_WEIGHT,
         "plan": msgspec.to_builtins(plan) if isinstance(plan, TrainPlan) else None,
+        "code": [getattr(one, "__qualname__", repr(type(one))) if one is not None else None for one in code],
         "versions": {"excise": __version__, "torch": str(torch.__version__), "optuna": require_optuna().__version__},
         "threads": torch.get_num_threads(),
     }

@@ -21,6 +21,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         outcome: what it came to.
         expected: what it must come to for the audit to mean anything.
         sentence: what this control shows, in one sentence.
+        excused: why another outcome than the expected is no failure of the audit here; empty where it is one.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     outcome: Literal["PASS", "FAIL", "INCONCLUSIVE", "not run"]
     expected: Literal["PASS", "FAIL"]
     sentence: str = ""
+    excused: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,12 +38,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes:
         word: the verdict.
         headline: the verdict as a sentence.
+        explanation: what it means; the word's own explanation if empty.
         reasons: why, one sentence each.
         controls: the controls of the audit and how they came out.
     """
 
     word: Literal["PASS", "FAIL", "INCONCLUSIVE", "INVALID"]
     headline: str
+    explanation: str = ""
     reasons: Sequence[str] = []
     controls: Sequence[Control] = []
 

@@ -90,6 +90,12 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         floor = self.final_lr_fraction * self.lr
         return floor + (self.lr - floor) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
+    def of_epochs(self, epochs: int) -> TrainPlan:
+        """Give the same plan over other epochs: milestones beyond them are dropped, other schedules are stretched."""
+        kept = tuple(place for place in self.milestones if place < epochs)
+        schedule = "constant" if self.schedule == "milestones" and not kept else self.schedule
+        return msgspec.structs.replace(self, epochs=epochs, milestones=kept, schedule=schedule)
+
     def make_optimizer(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
         """Give torch's optimizer over `tensors`, at the learning rate of the first epoch."""
         chosen: dict[str, bool] = {} if self.implementation == "default" else {self.implementation: True}
