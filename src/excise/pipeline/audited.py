@@ -108,8 +108,8 @@ class Audit:
     def audit_retrainings(self) -> float | None:
         """What this audit and the search for settings cost, in retrainings: rows trained on, over one retraining's.
 
-        What a bank already held is counted as if it had been trained. None where rows are not counted (a training function)
-        or nothing was retrained.
+        What a bank already held of them is counted as if it had been trained (but for the SWAP test's networks). None where
+        rows are not counted (a training function) or nothing was retrained.
         """
         one = None if self.oracles is None else self.oracles.trained[0].trained_rows
         if not one or self.oracles is None:
