@@ -15,8 +15,6 @@ network of the same number.
 import itertools
 import json
 import math
-import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -26,12 +24,12 @@ import torch
 from scipy import stats
 from torch import nn
 
+from benchmarks.__main__ import environment
 from excise.data.sets import load
 from excise.masks import Mask
 from excise.measure import canary_test, fresh_projections
 from excise.observe import plant, projections
 from excise.train import Engine, Task
-from excise.version import __version__
 
 KEPT = Path(__file__).resolve().parent / "results" / "canaries.json"
 NUM_MODELS, NUM_DRAWS = 100, 1999
@@ -133,19 +131,6 @@ def study(answered, count, scale):
     return found
 
 
-def environment():
-    """Give what the numbers depend on."""
-    return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def table(kept):
     """Give the figures in Markdown."""
     lines = [
@@ -172,7 +157,7 @@ def main():
     if "--render" not in sys.argv:
         torch.set_num_threads(1)
         kept = {
-            "environment": environment(),
+            "environment": {**environment(), "numpy": np.__version__},
             "num_models": NUM_MODELS,
             "num_draws": NUM_DRAWS,
             "level": LEVEL,

@@ -13,8 +13,6 @@ where these are all that is learnt by heart, since the other half of F and all o
 """
 
 import json
-import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from benchmarks.__main__ import environment
 from excise import seeds
 from excise.data.rows import Rows
 from excise.data.sets import load
@@ -32,7 +31,6 @@ from excise.measure import swap, swap_advantage
 from excise.pipeline.swapping import KINDS
 from excise.train import Engine, Task, TrainPlan
 from excise.train.together import fit_together_
-from excise.version import __version__
 
 KEPT = Path(__file__).resolve().parent / "results" / "swap.json"
 NUM_DEALS, GAMES_A_DEAL, NUM_ROWS = 10, 10, 60
@@ -151,19 +149,6 @@ def summary(rows):
     return found
 
 
-def environment():
-    """Give what the numbers depend on."""
-    return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def table(kept):
     """Give the figures in Markdown."""
     lines = [
@@ -190,7 +175,7 @@ def main():
             found, seconds, shares = games(number)
             rows, training, learnt = rows + found, training + seconds, learnt + shares
         kept = {
-            "environment": environment(),
+            "environment": {**environment(), "numpy": np.__version__},
             "games": NUM_DEALS * GAMES_A_DEAL,
             "deals": NUM_DEALS,
             "rows_a_side": NUM_ROWS,

@@ -156,7 +156,9 @@ def test_more_oracles_begin_with_the_fewer():
 
 def test_two_families_have_no_network_in_common():
     build = lambda: CASE.build().double()  # noqa: E731
-    one, other = (gather_oracles(build, split_of(), PLAN, 2, engine_for(CASE.make()), family=name) for name in "ab")
+    one, other = (
+        gather_oracles(build, split_of(), PLAN, 2, engine_for(CASE.make()), held_out=which) for which in (False, True)
+    )
     assert not {network.seed for network in one.trained} & {network.seed for network in other.trained}
     assert not same_bytes(one.trained[0].state, other.trained[0].state)
 

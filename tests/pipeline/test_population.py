@@ -11,8 +11,9 @@ from torch import nn
 import excise
 from excise import errors, params, recipes, seeds
 from excise.masks import Mask
+from excise.measure import ulira
 from excise.oracles import Bank
-from excise.pipeline import population as room
+from excise.pipeline import forget as walk
 from excise.pipeline.evidence import Oracles, observe
 from excise.pipeline.policy import POPULATION
 from excise.pipeline.population import AMONG, Population, arms_of, gather_population, margins_of
@@ -90,13 +91,13 @@ def test_doing_nothing_gives_the_originals_themselves(original):
 
 
 def test_a_mask_by_hand_and_statistics_left_alone_are_used_again(original, monkeypatch):
-    heard, real = [], room.unlearn
+    heard, real = [], walk.unlearn
 
     def watch(*given, **options):
         heard.append(options)
         return real(*given, **options)
 
-    monkeypatch.setattr(room, "unlearn", watch)
+    monkeypatch.setattr(walk, "unlearn", watch)
     mask = Mask.of_modules(original, ["2"])
     done = unlearned_by(original, excise.methods.Finetune(plan=PLAN), mask=mask, recompute=False)
     gathered(done)
@@ -108,14 +109,14 @@ def test_a_mask_by_hand_and_statistics_left_alone_are_used_again(original, monke
 
 
 def test_only_the_masked_layer_moves_in_the_population_too(original, monkeypatch):
-    kept, real = [], room.unlearn
+    kept, real = [], walk.unlearn
 
     def watch(model, *given, **options):
         found = real(model, *given, **options)
         kept.append((params.state_of(model), params.state_of(found.model)))
         return found
 
-    monkeypatch.setattr(room, "unlearn", watch)
+    monkeypatch.setattr(walk, "unlearn", watch)
     gathered(unlearned_by(original, excise.methods.Finetune(plan=PLAN), mask=Mask.of_modules(original, ["2"])))
     for before, after in kept:
         assert torch.equal(before["0.weight"], after["0.weight"])
@@ -204,7 +205,7 @@ def test_progress_is_told_original_by_original(original):
     begin = heard.index("Nothing on 2 originals")
     assert "Nothing on 2 originals ends" in heard[begin:]
     assert heard[0].startswith("original")
-    assert heard[-1].startswith("held out")
+    assert heard[-1].startswith("held-out oracle")
 
 
 # ---------------------------------------------------------------- arms
@@ -294,7 +295,7 @@ def test_what_could_be_seen_is_reckoned_among_all_that_decide(retrained):
     """Holm's first step at 5% over seven."""
     assert AMONG == 7
     given = [margins_of(POOL[name]) for name in ("more", "oracles", "held out")]
-    wide = room.ulira(*given, np.random.default_rng(0), among=7)
+    wide = ulira(*given, np.random.default_rng(0), among=7)
     assert retrained.unlearned[0].least_detectable == wide.least_detectable
 
 

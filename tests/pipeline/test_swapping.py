@@ -393,7 +393,7 @@ def test_a_function_of_ones_own_that_fails_ends_the_game_and_not_the_audit(oracl
 
 
 def test_an_error_of_the_library_itself_is_not_hidden(oracles, monkeypatch):
-    monkeypatch.setattr(swapping, "unlearn", raises_anything)
+    monkeypatch.setattr(swapping, "again", raises_anything)
     with pytest.raises(ZeroDivisionError):
         swap_game(case_of(), oracles)
 

@@ -13,7 +13,7 @@ from excise import errors, params, seeds
 from excise.data.split import Split
 from excise.measure import accuracy, confidence_attack, confidences, margins
 from excise.observe import Outputs, collect
-from excise.oracles import Bank, Trained, retrain
+from excise.oracles import Bank, Trained, oracles
 from excise.oracles.retrain import TrainFunction
 from excise.train.engine import Engine
 from excise.train.plan import TrainPlan
@@ -162,7 +162,7 @@ def gather_oracles(
     engine: Engine,
     bank: Bank | None = None,
     *,
-    family: str = "oracle",
+    held_out: bool = False,
     together: bool | None = False,
 ) -> Oracles:
     """Retrain networks on the retain rows, each from its own seed, and observe them.
@@ -174,15 +174,14 @@ def gather_oracles(
         num_oracles: how many.
         engine: task, seed and hooks.
         bank: where to find networks again, and to keep them.
-        family: name of the seeds: networks of two families have none in common.
+        held_out: the other arm, of seeds that the first has none of; see `excise.oracles.oracles`.
         together: train them as one, where that pays (None), always or never; see `excise.oracles.retrain`.
 
     Raises:
         errors.BadRequest: two of them are one network, so that they have no spread to judge by.
         errors.Diverged: one gives logits that are not finite.
     """
-    chosen = [seeds.derive(engine.seed, family, number) for number in range(num_oracles)]
-    trained = retrain(fresh, split.retain, plan, chosen, engine, stage=family, bank=bank, together=together)
+    trained = oracles(fresh, split.retain, plan, num_oracles, engine, held_out=held_out, bank=bank, together=together)
     if len({params.digest(network.state) for network in trained}) < len(trained):
         raise errors.BadRequest(
             "plan: expected oracles that differ by their seeds, two of them are equal to the bit; "

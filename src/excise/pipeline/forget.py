@@ -125,6 +125,38 @@ def unlearn(
     )
 
 
+def again(
+    done: Unlearned, model: nn.Module, split: Split, fresh: Callable[[], nn.Module], engine: Engine, number: int
+) -> nn.Module:
+    """Put the recipe of one unlearning to another network, and give what forgot; counted in the engine's cost.
+
+    Args:
+        done: whose recipe, and whose mask if it was given by hand.
+        model: another network of the same architecture.
+        split: what it is to forget.
+        fresh: builds the untrained network.
+        engine: task and seed.
+        number: of the network, for a seed of its own.
+
+    Raises:
+        errors.Diverged: as `unlearn`.
+    """
+    assert done.how is not None
+    found = unlearn(
+        model,
+        split,
+        done.how,
+        mask=done.by_hand,
+        fresh=fresh,
+        seed=seeds.derive(engine.seed, "unlearning", number),
+        forward=engine.task.forward,
+        loss=engine.task.loss,
+        recompute=done.recomputed,
+    )
+    engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
+    return found.model
+
+
 def rows_digest(split: Split) -> str:
     """Give the SHA-256 of a split's forget and retain ids."""
     return params.digest({"forget": split.forget.ids, "retain": split.retain.ids})

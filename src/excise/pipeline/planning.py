@@ -16,6 +16,7 @@ from excise.data.batches import num_batches
 from excise.data.split import Split
 from excise.oracles.retrain import TrainFunction, retrain
 from excise.pipeline.policy import ALPHA, CANARY_ALPHA, FEWEST_ORACLES
+from excise.pipeline.swapping import NUM_PAIRS
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
@@ -29,7 +30,7 @@ TIERS = {
 NUM_ORACLES = 8
 NUM_PER_ARM = 64
 TIMED_STEPS = 4
-SWAP_TRAININGS = 4
+SWAP_TRAININGS = 2 * NUM_PAIRS
 """Networks that the SWAP test trains, beside the oracles."""
 MOST_PROBED = 8
 """Oracles that are probed, of however many there are."""

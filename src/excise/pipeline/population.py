@@ -9,14 +9,14 @@ import numpy as np
 from msgspec import structs
 from torch import nn
 
-from excise import errors, seeds
+from excise import errors
 from excise.data.split import Split
 from excise.measure import Measure, klom, ulira
 from excise.measure.ulira import LEAST_MODELS
-from excise.oracles import Bank, retrain
+from excise.oracles import Bank, originals
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.evidence import Evidence, Oracles, gather_oracles, loaded, observe
-from excise.pipeline.forget import unlearn
+from excise.pipeline.forget import again
 from excise.pipeline.policy import POPULATION, SINGLE, Arms
 from excise.pipeline.unlearned import Unlearned
 from excise.train.engine import Engine
@@ -66,56 +66,26 @@ def gather_population(
             "tier T2 puts the recipe to many networks, and it is not known how this one was made; give what excise.unlearn "
             "gave in this process, or a run directory of excise unlearn"
         )
-    chosen = [seeds.derive(engine.seed, "original", number) for number in range(num_networks)]
-    trained = retrain(
-        build, split.train, plan, chosen, engine, stage="original", bank=bank, together=None, kind="original"
-    )
-    originals, done, broken = [], [], 0
+    trained = originals(build, split.train, plan, num_networks, engine, bank=bank, together=None)
+    first, done, broken = [], [], 0
     engine.hooks.on_stage(f"{unlearned.recipe} on {num_networks} originals", num_networks)
     for number, network in enumerate(trained):
         model = loaded(build, network, "a network of the population")
-        originals.append(replace(observe(model, split, engine), seen=None))  # margins are all that populations need
-        found = _again(unlearned, model, split, build, plan, engine, number)
+        first.append(replace(observe(model, split, engine), seen=None))  # margins are all that populations need
+        try:
+            found = observe(again(unlearned, model, split, build, engine, number), split, engine)
+        except errors.Diverged:
+            found = None
         if found is None or not found.finite:
             broken += 1
         else:
             done.append(replace(found, seen=None))
         engine.hooks.on_step()
     engine.hooks.on_stage_end(f"{unlearned.recipe} on {num_networks} originals")
-    held_out = gather_oracles(build, split, plan, num_networks, engine, bank, family="held out", together=None)
+    held_out = gather_oracles(build, split, plan, num_networks, engine, bank, held_out=True, together=None)
     slim = [replace(one, seen=None) for one in held_out.evidence]
     stateless = [replace(one, state={}) for one in held_out.trained]
-    return Population(originals, done, Oracles(stateless, slim), broken)
-
-
-def _again(
-    unlearned: Unlearned,
-    model: nn.Module,
-    split: Split,
-    build: Callable[[], nn.Module],
-    plan: TrainPlan | TrainFunction,
-    engine: Engine,
-    number: int,
-) -> Evidence | None:
-    """Put the recipe to one original; None if it diverged."""
-    assert unlearned.how is not None
-    try:
-        found = unlearn(
-            model,
-            split,
-            unlearned.how,
-            mask=unlearned.by_hand,
-            fresh=build,
-            seed=seeds.derive(engine.seed, "unlearning", number),
-            plan=plan,
-            forward=engine.task.forward,
-            loss=engine.task.loss,
-            recompute=unlearned.recomputed,
-        )
-    except errors.Diverged:
-        return None
-    engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
-    return observe(found.model, split, engine)
+    return Population(first, done, Oracles(stateless, slim), broken)
 
 
 def arms_of(population: Population, oracles: Sequence[Evidence], generator: np.random.Generator) -> Arms:

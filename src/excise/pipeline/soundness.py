@@ -19,7 +19,7 @@ def faults(unlearned: Unlearned, before: nn.Module, own: Evidence, original: Evi
     """Give what is wrong with the network itself, in sentences; empty if nothing is.
 
     Looks for: values that are not finite; weights that moved outside the mask that the run recorded; outputs that no longer
-    depend on the input.
+    depend on the input; answers that are not those of its weights.
     """
     found = []
     inner, held = params.unwrapped(unlearned.model), params.unwrapped(before)
@@ -30,6 +30,15 @@ def faults(unlearned: Unlearned, before: nn.Module, own: Evidence, original: Evi
         found.append("the network gives logits that are not finite")
     elif _collapsed(own, original):
         found.append("the network's output no longer depends on its input: every row gets the same class")
+    if (
+        own.finite
+        and unchanged(unlearned, before)
+        and not np.allclose(own.margins, original.margins, rtol=1e-3, atol=1e-3)
+    ):
+        found.append(
+            "its weights are the original's, bit for bit, and its answers are not: something beside its weights answers (a "
+            "hook, a replaced forward)"
+        )
     return found
 
 

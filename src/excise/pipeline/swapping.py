@@ -31,7 +31,7 @@ from excise.observe import collect
 from excise.oracles import Bank, Trained, retrain
 from excise.pipeline.case import Case
 from excise.pipeline.evidence import Oracles, loaded
-from excise.pipeline.forget import unlearn
+from excise.pipeline.forget import again
 from excise.train.plan import TrainPlan
 
 NUM_PAIRS = 2
@@ -266,32 +266,14 @@ def _played(
         for number in range(num_pairs):
             for split, originals in zip((worlds.forget, worlds.others), trained, strict=True):
                 model = loaded(case.build, originals[number], "a network of the SWAP game")
-                found.append(_scores(_forgot(case, split, model, number), worlds, case))
+                forgot = again(case.unlearned, model, split, case.build, case.engine, number)
+                found.append(_scores(forgot, worlds, case))
                 if not all(np.isfinite(values).all() for values in found[-1].values()):
                     raise errors.Diverged(f"{case.unlearned.recipe} gave a network whose logits are not finite")
                 hooks.on_step()
     finally:  # the audit may go on without the game
         hooks.on_stage_end(stage)
     return _stacked(found)
-
-
-def _forgot(case: Case, split: Split, model: nn.Module, number: int) -> nn.Module:
-    """Put the recipe to one network of the game."""
-    done, engine = case.unlearned, case.engine
-    assert done.how is not None
-    found = unlearn(
-        model,
-        split,
-        done.how,
-        mask=done.by_hand,
-        fresh=case.build,
-        seed=seeds.derive(engine.seed, "unlearning", number),
-        forward=engine.task.forward,
-        loss=engine.task.loss,
-        recompute=done.recomputed,
-    )
-    engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
-    return found.model
 
 
 def _scores(model: nn.Module, worlds: Worlds, case: Case) -> dict[str, np.ndarray]:

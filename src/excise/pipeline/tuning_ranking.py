@@ -15,9 +15,11 @@ from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import margin_distance, margins
 from excise.observe import collect
-from excise.oracles import Bank, retrain
+from excise.oracles import Bank
+from excise.oracles import oracles as oracles_of
 from excise.oracles.retrain import TrainFunction
-from excise.pipeline.fresh import fresh_builder, reinitialised
+from excise.pipeline.evidence import loaded
+from excise.pipeline.fresh import untrained
 from excise.pipeline.tuning_journal import Trial
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
@@ -124,20 +126,12 @@ def oracle_margins(
         raise errors.BadRequest(
             f"oracles: expected at least {FEWEST_ORACLES}, since fewer training seeds rank nothing; found {oracles}"
         )
-    fresh_builder(params.unwrapped(model), fresh, 0)()
-    first = next(model.parameters())
-
-    def build() -> nn.Module:
-        made = reinitialised(params.unwrapped(model)) if fresh is None else fresh()
-        return made.to(device=first.device, dtype=first.dtype)
-
-    engine = Engine(Task(forward, loss), seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks())
-    chosen = [seeds.derive(seed, "oracle", number) for number in range(oracles)]
+    inner = params.unwrapped(model)
+    build = untrained(inner, inner, fresh)
+    engine = Engine(Task(forward, loss), seed, Mask.empty(inner), hooks=hooks or Hooks())
     found = []
-    for trained in retrain(build, split.retain, plan, chosen, engine, bank=bank):
-        with seeds.isolated(trained.seed, "fresh"):
-            network = build()
-        params.load_strictly_(network, trained.state, "an oracle")
+    for trained in oracles_of(build, split.retain, plan, oracles, engine, bank=bank):
+        network = loaded(build, trained, "an oracle")
         with seeds.isolated(seed, "tuning look"):
             outputs = collect(network, split.forget, engine)
         found.append(margins(outputs.logits, outputs.targets))
