@@ -7,12 +7,13 @@ import pytest
 import typer
 
 from excise import errors
-from excise.cli import main, options
+from excise.cli import commands as asked
+from excise.cli import options
 
 
 def commands():
     return {
-        one.callback.__name__: inspect.signature(one.callback, eval_str=True) for one in main.app.registered_commands
+        one.callback.__name__: inspect.signature(one.callback, eval_str=True) for one in asked.app.registered_commands
     }
 
 
@@ -41,7 +42,7 @@ def test_every_option_says_what_it_is():
 def test_a_file_of_options_is_refused_by_name(tmp_path, text, message):
     path = tmp_path / "excise.toml"
     path.write_text(text)
-    command = typer.main.get_command(main.app).commands["report"]
+    command = typer.main.get_command(asked.app).commands["report"]
     context = typer.Context(command, info_name="report")
     with pytest.raises(errors.BadRequest, match=message):
         options._config(context, path)
@@ -50,7 +51,7 @@ def test_a_file_of_options_is_refused_by_name(tmp_path, text, message):
 def test_a_file_of_options_is_a_default_for_what_was_not_typed(tmp_path):
     path = tmp_path / "excise.toml"
     path.write_text("quiet = true\nseed = 3\n")
-    command = typer.main.get_command(main.app).commands["report"]
+    command = typer.main.get_command(asked.app).commands["report"]
     context = typer.Context(command, info_name="report")
     context.default_map = {"json": True}
     assert options._config(context, path) == path
