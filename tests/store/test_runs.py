@@ -1,5 +1,5 @@
+import contextlib
 import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def finished(tmp_path):
 
 def test_a_record_says_what_was_asked_what_came_of_it_and_what_each_file_is(finished):
     path, record = finished
-    assert json.loads((path / "run.json").read_text()) == record
+    assert store.read_sealed(path / "run.json") == record
     assert record["request"] == {**REQUEST, "ids": [1, 2]}
     assert record["result"] == {"seconds": 1.5, "shape": [1, 2]}
     assert record["files"] == {
@@ -65,7 +65,7 @@ def test_another_request_does_not_get_the_directory(finished, other, message):
 
 def test_a_record_of_nothing_readable_is_another_request(finished):
     path, record = finished
-    store.write_json(path / "run.json", {**record, "request": None})
+    store.write_sealed(path / "run.json", {**record, "request": None})
     with pytest.raises(errors.BadRequest, match="no readable request"):
         store.RunDirectory(path, REQUEST).finished()
 
@@ -88,8 +88,8 @@ def test_a_changed_or_missing_file_is_told_with_both_hashes(finished):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda record: [],
-        lambda record: {**record, "format": 2},
+        lambda record: {**record, "format": 0},
+        lambda record: {**record, "pending": {"a": 1}},
         lambda record: {k: v for k, v in record.items() if k != "format"},
         lambda record: {k: v for k, v in record.items() if k != "files"},
         lambda record: {**record, "files": ["model.safetensors"]},
@@ -97,8 +97,102 @@ def test_a_changed_or_missing_file_is_told_with_both_hashes(finished):
 )
 def test_a_record_of_another_form_is_refused(finished, damage):
     path, record = finished
-    store.write_json(path / "run.json", damage(record))
+    store.write_sealed(path / "run.json", damage(record))
     with pytest.raises(errors.Corrupt, match=r"run\.json is not a record that this version of excise can read"):
+        store.read_record(path)
+
+
+def test_a_newer_form_is_told_as_one(finished):
+    path, record = finished
+    store.write_sealed(path / "run.json", {**record, "format": 2})
+    with pytest.raises(errors.Corrupt, match=r"written by a newer excise \(form 2, this one reads 1\); update excise"):
+        store.read_record(path)
+
+
+def test_a_record_that_names_files_elsewhere_reads_none_of_them(finished, tmp_path):
+    path, record = finished
+    (tmp_path / "secret").write_bytes(b"")
+    for name in ("../secret", str(tmp_path / "secret"), "a/../../secret"):
+        store.write_sealed(path / "run.json", {**record, "files": {name: store.file_digest(tmp_path / "secret")}})
+        with pytest.raises(errors.Corrupt, match="expected names of files in it"):
+            store.read_record(path)
+
+
+# ---------------------------------------------------------------- what is added later
+
+CHANGES = {"audit.json": b"numbers", "report.html": b"page"}
+
+
+def test_what_is_added_is_entered_and_what_was_there_stays(finished):
+    path, record = finished
+    amended = store.amend_record(path, CHANGES, audit={"verdict": "PASS"})
+    assert amended == store.read_record(path)
+    assert amended["audit"] == {"verdict": "PASS"} and amended["result"] == record["result"]
+    assert amended["files"] == record["files"] | {k: hashlib.sha256(v).hexdigest() for k, v in CHANGES.items()}
+    assert "audit" not in store.amend_record(path, audit=None)
+    assert store.forget_files(path, ["report.html"], purged=["page"])["purged"] == ["page"]
+    assert sorted(store.read_record(path)["files"]) == ["audit.json", "mask.safetensors", "model.safetensors"]
+    assert not (path / "report.html").exists() and store.forget_files(path, ["report.html"])
+
+
+class Killed(BaseException):
+    pass
+
+
+CALLS = ("open", "write", "fsync", "replace", "unlink")
+
+
+def stopped_at(monkeypatch, number, error):
+    """Have the n-th call that changes the disk fail, and, as after a kill, all that follow."""
+    made = [0]
+
+    def instead(real):
+        def call(*given, **options):
+            made[0] += 1
+            if made[0] >= number:
+                raise error
+            return real(*given, **options)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, instead(getattr(os, name)))
+    return made
+
+
+@pytest.mark.parametrize("error", [Killed(), OSError(28, "No space left on device")], ids=["killed", "full"])
+def test_an_amendment_stopped_at_any_call_leaves_old_or_new_and_can_be_given_again(finished, monkeypatch, error):
+    path, _ = finished
+    store.amend_record(path, {"audit.json": b"earlier numbers"})
+    before, number = (path / "audit.json").read_bytes(), 0
+    while True:
+        number += 1
+        with monkeypatch.context() as patched:
+            made = stopped_at(patched, number, error)
+            with contextlib.suppress(Killed, errors.DiskError):
+                store.amend_record(path, CHANGES, audit=number)
+            calls = made[0]
+        record = store.read_record(path)  # sound at every moment
+        assert (path / "audit.json").read_bytes() in (before, CHANGES["audit.json"])
+        assert record["files"]["model.safetensors"] and record["files"]["audit.json"]
+        if calls < number:
+            break
+        store.amend_record(path, {"audit.json": before})
+        with store.lock(path):
+            pass
+        assert not store.left_over(path)
+    assert number > 15 and store.read_record(path)["audit"] == number
+
+
+def test_a_file_that_is_neither_the_old_nor_the_announced_one_is_found(finished):
+    path, record = finished
+    pending = {"mask.safetensors": hashlib.sha256(b"new").hexdigest()}
+    store.write_sealed(path / "run.json", {**record, "pending": pending})
+    for content in (b"mask", b"new"):
+        (path / "mask.safetensors").write_bytes(content)
+        store.read_record(path)
+    (path / "mask.safetensors").write_bytes(b"other")
+    with pytest.raises(errors.Corrupt, match=r"mask\.safetensors is not what its record says"):
         store.read_record(path)
 
 
@@ -116,6 +210,13 @@ def test_a_directory_with_a_strangers_files_is_not_taken(tmp_path):
         errors.BadRequest, match=r"expected an empty or new directory for --out, found .* with 'thesis\.tex'"
     ):
         store.RunDirectory(tmp_path, REQUEST).finished()
+
+
+def test_a_directory_that_anybody_may_write_to_is_not_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(errors.BadRequest, match="--out: every user of this machine may write to"):
+        store.RunDirectory(tmp_path / "run", REQUEST).finished()
 
 
 @pytest.mark.parametrize("below", [".", "a", "a/b"])

@@ -2,25 +2,35 @@
 
 from excise.store.files import file_digest, left_over, remove, sweep, write_bytes
 from excise.store.keys import commitment
-from excise.store.runs import LAST_FINITE, RECORD, RunDirectory, read_record
+from excise.store.locks import LOCK, holder, lock
+from excise.store.runs import LAST_FINITE, RECORD, RunDirectory, amend_record, forget_files, read_record
+from excise.store.sealed import read_sealed, sealed_bytes, write_sealed
 from excise.store.tensors import read_metadata, read_tensors, read_weights, write_tensors
 from excise.store.values import read_json, write_json
 
 __all__ = [
     "LAST_FINITE",
+    "LOCK",
     "RECORD",
     "RunDirectory",
+    "amend_record",
     "commitment",
     "file_digest",
+    "forget_files",
+    "holder",
     "left_over",
+    "lock",
     "read_json",
     "read_metadata",
     "read_record",
+    "read_sealed",
     "read_tensors",
     "read_weights",
     "remove",
+    "sealed_bytes",
     "sweep",
     "write_bytes",
     "write_json",
+    "write_sealed",
     "write_tensors",
 ]

@@ -1,10 +1,13 @@
 """A run directory: artifacts, and the record `run.json` that names the request and the SHA-256 of each.
 
-The record is written last, so a directory with a complete record is a complete run.
+The record is written last, so a directory with a complete record is a complete run. What is added later (an audit, its
+page) is announced in the record first, under `pending`, then written, then entered: whenever the process is killed, each
+file is either the old one or the new one, and the record knows both.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +16,16 @@ from typing import Any
 import msgspec
 
 from excise import errors
-from excise.store.files import file_digest
-from excise.store.values import read_json, write_json
+from excise.store.files import file_digest, remove, write_bytes
+from excise.store.places import inside, require_private
+from excise.store.sealed import read_sealed, write_sealed
 
 RECORD = "run.json"
+FORMAT = 1
 LAST_FINITE = "last-finite.safetensors"
 """What a run that diverged leaves instead of a result."""
+CHECKPOINTS = "checkpoints"
+"""Where a run that goes on keeps what it would go on from."""
 
 
 class RunDirectory:
@@ -37,7 +44,8 @@ class RunDirectory:
         """Give the record if this very request was completed here and every file is what the record says.
 
         Raises:
-            errors.BadRequest: the directory holds another request's run or a stranger's files, or is a file.
+            errors.BadRequest: the directory holds another request's run or a stranger's files, is a file, or anybody
+                may write there.
             errors.Corrupt: a file of the run was changed or is gone.
         """
         place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
@@ -47,6 +55,7 @@ class RunDirectory:
             if not os.access(place, os.W_OK | os.X_OK):
                 raise errors.DiskError(f"--out: {place} may not be written by this user; choose another directory")
             if place == self.path:
+                require_private(place, "--out")
                 self._refuse_foreign()
             return None
         record = read_record(self.path)
@@ -58,7 +67,8 @@ class RunDirectory:
         return record
 
     def _refuse_foreign(self) -> None:
-        known = {"model.safetensors", "mask.safetensors", "patch.safetensors", "report.html", "demo.json", LAST_FINITE}
+        known = {"model.safetensors", "mask.safetensors", "patch.safetensors", "report.html", "demo.json"}
+        known |= {LAST_FINITE, CHECKPOINTS}
         foreign = [entry.name for entry in self.path.iterdir() if not (entry.name in known or entry.name[0] == ".")]
         if foreign:
             raise errors.BadRequest(
@@ -69,13 +79,13 @@ class RunDirectory:
     def complete(self, files: list[str], result: Mapping[str, Any]) -> dict[str, Any]:
         """Write the record: the request, what came of it, and the SHA-256 of each of `files`."""
         record = {
-            "format": 1,
+            "format": FORMAT,
             "request": self.request,
             "result": dict(result),
             "files": {name: file_digest(self.path / name) for name in sorted(files)},
         }
-        write_json(self.path / RECORD, record)
-        (self.path / LAST_FINITE).unlink(missing_ok=True)  # of an attempt that diverged before
+        write_sealed(self.path / RECORD, record)
+        remove(self.path / LAST_FINITE)  # of an attempt that diverged before
         return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
 
 
@@ -84,19 +94,92 @@ def read_record(directory: Path) -> dict[str, Any]:
 
     Raises:
         errors.BadData: no record there.
-        errors.Corrupt: a file is missing or differs from the record, with both hashes.
+        errors.Corrupt: the record was changed or is of a newer form; a file is missing or differs from the record, with
+            both hashes.
     """
-    record: dict[str, Any] = read_json(directory / RECORD)
-    if not isinstance(record, dict) or record.get("format") != 1 or not isinstance(record.get("files"), dict):
-        raise errors.Corrupt(f"{directory / RECORD} is not a record that this version of excise can read")
+    record = _record(directory)
+    pending = record.get("pending", {})
     for name, expected in record["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise errors.Corrupt(f"{directory} should hold {name} (SHA-256 {expected[:12]}…), and does not")
-        found = file_digest(path)
-        if found != expected:
-            raise errors.Corrupt(f"{path} is not what its record says: expected SHA-256 {expected}, found {found}")
+        fault = file_fault(directory, name, {expected, pending.get(name, expected)})
+        if fault is not None:
+            raise errors.Corrupt(fault)
     return record
+
+
+def amend_record(directory: Path, contents: Mapping[str, bytes] | None = None, **sections: Any) -> dict[str, Any]:
+    """Write files into a finished run and enter them, and other facts, in its record; killed anywhere, nothing is mixed up.
+
+    Args:
+        directory: of the run.
+        contents: bytes of each file, by name.
+        sections: other parts of the record that are set, such as `audit=` or `purged=`; None takes one out.
+
+    Returns:
+        The record as it is now.
+
+    Raises:
+        errors.DiskError: a file could not be written; the record says which ones were meant.
+        errors.Corrupt: the record is not what was written.
+    """
+    record = _record(directory)
+    record["files"].update(_arrived(directory, record.pop("pending", {})))
+    new = {name: hashlib.sha256(content).hexdigest() for name, content in (contents or {}).items()}
+    if new:
+        write_sealed(directory / RECORD, {**record, "pending": new})
+        for name, content in (contents or {}).items():
+            write_bytes(inside(directory, name), content)
+    record["files"] = dict(sorted({**record["files"], **new}.items()))
+    for name, value in sections.items():
+        record.pop(name, None)
+        if value is not None:
+            record[name] = value
+    write_sealed(directory / RECORD, record)
+    return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
+
+
+def forget_files(directory: Path, names: list[str], **sections: Any) -> dict[str, Any]:
+    """Remove files of a finished run and their entries in its record; given again after a kill, it finishes.
+
+    Raises:
+        errors.DiskError: a file could not be removed; its entry is gone by then, so it counts as a leftover.
+    """
+    record = _record(directory)
+    record["files"] = {name: digest for name, digest in record["files"].items() if name not in names}
+    write_sealed(directory / RECORD, {**record, **sections})
+    for name in names:
+        remove(inside(directory, name))
+    return read_record(directory)
+
+
+def file_fault(directory: Path, name: str, expected: set[str]) -> str | None:
+    """Say how a file of a run differs from its record; None if it does not."""
+    path, wanted = inside(directory, name), min(expected)
+    if not path.is_file():
+        return f"{directory} should hold {name} (SHA-256 {wanted[:12]}…), and does not"
+    found = file_digest(path)
+    if found in expected:
+        return None
+    return f"{path} is not what its record says: expected SHA-256 {wanted}, found {found}"
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    path = directory / RECORD
+    record = read_sealed(path)
+    number = record.get("format")
+    if isinstance(number, int) and number > FORMAT:
+        raise errors.Corrupt(
+            f"{path} was written by a newer excise (form {number}, this one reads {FORMAT}); update excise to read it"
+        )
+    tables = [record.get("files"), record.get("pending", {})]
+    known = all(isinstance(one, dict) and all(isinstance(value, str) for value in one.values()) for one in tables)
+    if number != FORMAT or not known:
+        raise errors.Corrupt(f"{path} is not a record that this version of excise can read")
+    return record
+
+
+def _arrived(directory: Path, pending: Mapping[str, str]) -> dict[str, str]:
+    """Give those announced files of an amendment that was broken off that were written before it was."""
+    return {name: digest for name, digest in pending.items() if file_fault(directory, name, {digest}) is None}
 
 
 def _difference(before: object, now: object) -> str:
