@@ -120,3 +120,40 @@ def test_the_table_of_networks_moves_nothing_global_and_repeats(case):
     data = {params.digest(dict(zip("xy", case.data(9), strict=True))) for _ in range(2)}
     assert len(digests) == len(data) == 1
     assert equal(states(), before)
+
+
+@pytest.mark.parametrize("used", [0, 1, 7])
+def test_generators_put_back_draw_what_they_would_have_drawn(used):
+    def draw():
+        of_numpy = [np.random.random(), np.random.standard_normal()]  # noqa: NPY002
+        return [*torch.rand(3).tolist(), torch.randn(1).item(), *of_numpy, random.random(), random.gauss(0, 1)]
+
+    with seeds.isolated(3, "states"):
+        for _ in range(used):
+            draw()
+        kept = {name: value.clone() for name, value in seeds.states().items()}
+        wanted = [draw() for _ in range(3)]
+        assert [draw() for _ in range(3)] != wanted
+        seeds.restore_(kept)
+        assert [draw() for _ in range(3)] == wanted
+        assert all(value.device.type == "cpu" for value in kept.values())
+
+
+def test_each_accelerator_has_its_state(monkeypatch):
+    given, put = {}, []
+
+    class Module:
+        def get_rng_state(self, number=None):
+            return torch.tensor([number or 0], dtype=torch.uint8)
+
+        def set_rng_state(self, state, number=None):
+            put.append((number, state.item()))
+
+    monkeypatch.setattr(torch, "get_device_module", Module)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    for count, expected in ((1, [(None, 0)]), (2, [(0, 0), (1, 1)])):
+        put.clear()
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda count=count: count)
+        given = seeds.states()
+        seeds.restore_(given)
+        assert put == expected

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -54,3 +55,40 @@ def _seed(value: int) -> None:
         torch.manual_seed(value)
     else:
         torch.default_generator.manual_seed(value)
+
+
+def states() -> dict[str, Tensor]:
+    """Give the states of the global generators as tensors on the CPU: torch's (each accelerator's too), numpy's, Python's."""
+    kind, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    assert kind == "MT19937"
+    version, inner, next_gauss = random.getstate()
+    pending = float("nan") if next_gauss is None else next_gauss
+    found = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(words.astype(np.int64)),  # type: ignore[union-attr]
+        "numpy position": torch.tensor([position, has_gauss], dtype=torch.int64),
+        "numpy gauss": torch.tensor([gauss], dtype=torch.float64),
+        "python": torch.tensor([version, *inner], dtype=torch.int64),
+        "python gauss": torch.tensor([pending], dtype=torch.float64),
+    }
+    found |= {f"device {number}": torch.get_device_module().get_rng_state(*where) for number, where in _devices()}
+    return found
+
+
+def restore_(found: Mapping[str, Tensor]) -> None:
+    """Put back what `states` gave."""
+    torch.default_generator.set_state(found["torch"])
+    position, has_gauss = found["numpy position"].tolist()
+    words = found["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", words, position, has_gauss, float(found["numpy gauss"])))  # noqa: NPY002
+    version, *inner = found["python"].tolist()
+    pending = float(found["python gauss"])
+    random.setstate((version, tuple(inner), None if pending != pending else pending))
+    for number, where in _devices():
+        torch.get_device_module().set_rng_state(found[f"device {number}"], *where)
+
+
+def _devices() -> list[tuple[int, tuple[int, ...]]]:
+    """Number the accelerators, each with what names it to torch: nothing if it is the only one (some kinds take no name)."""
+    count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    return [(number, (number,) if count > 1 else ()) for number in range(count)]

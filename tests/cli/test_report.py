@@ -1,7 +1,6 @@
-import json
-
 import pytest
 
+from excise import store
 from tests.cli.project import tree
 
 
@@ -43,8 +42,8 @@ def test_a_place_without_numbers_is_refused(project, excise, place):
     ],
 )
 def test_numbers_that_are_no_page_are_corrupt(audited, excise, damage):
-    numbers = audited / "audit.json"
-    numbers.write_text(json.dumps(damage(json.loads(numbers.read_text()))))
+    held = damage(store.read_json(audited / "audit.json"))
+    store.amend_record(audited, {"audit.json": store.json_bytes(held)})
     before = tree(audited)
     done = excise("report", "run")
     assert done.code == 6 and "run/audit.json holds no page that this version of excise can draw" in done.err
@@ -52,6 +51,21 @@ def test_numbers_that_are_no_page_are_corrupt(audited, excise, damage):
 
 
 def test_numbers_that_are_no_json_are_corrupt(audited, excise):
-    (audited / "audit.json").write_text("{")
+    store.amend_record(audited, {"audit.json": b"{"})
     done = excise("report", "run", "--json")
     assert done.code == done.json["exit_code"] == 6 and "run/audit.json is not JSON" in done.err
+
+
+def test_numbers_that_are_not_those_of_the_record_are_not_drawn(audited, excise):
+    before = (audited / "report.html").read_bytes()
+    (audited / "audit.json").write_bytes((audited / "audit.json").read_bytes().replace(b"0", b"1", 1))
+    done = excise("report", "run")
+    assert done.code == 6 and "run/audit.json is not what its record says" in done.err
+    assert (audited / "report.html").read_bytes() == before
+
+
+def test_numbers_without_a_run_are_drawn_where_they_lie(audited, excise, project):
+    (project / "apart").mkdir()
+    (project / "apart" / "audit.json").write_bytes((audited / "audit.json").read_bytes())
+    assert excise("report", "apart").code == 0
+    assert (project / "apart" / "report.html").read_bytes() == (audited / "report.html").read_bytes()

@@ -13,6 +13,7 @@ from excise.data import Split
 from excise.masks import Mask
 from excise.methods import Ascend, ClosestEpoch, Contrast, Distill, Finetune, Phased, Reset, Widened
 from excise.train import Pass, Task, TrainPlan, forward_pair
+from excise.train.checkpoints import Checkpoints
 from tests.cases import CASES
 from tests.probes import KINDS, LeftAlone, Watched, engine_for, moved, raw, same_bytes, snapshot, spelled_out, touched
 
@@ -367,3 +368,38 @@ def test_targets_that_are_no_classes_are_refused(targets, found):
     )
     task = Task(lambda model, content: (model(content[0]), targets(content[1])))
     refused(errors.BadData, message, split_of("mlp"), task=task)
+
+
+@pytest.mark.parametrize("which", ["wave", "distill"])
+def test_killed_after_any_epoch_it_still_remembers_the_epochs_before(which, tmp_path):
+    """The mask holds whole parameters, rows, and single weights; the closest epoch is one before the kill."""
+    name = "batchnorm"
+    start = snapshot(trained(name))
+    mask = Mask.from_tensors(
+        {
+            key: torch.rand(value.shape, generator=torch.Generator().manual_seed(8)) < 0.7
+            for key, value in type_of(name, start).named_parameters()
+        }
+    )
+
+    def go(hooks, **more):
+        model = type_of(name, start)
+        engine = replace(engine_for(model, original=type_of(name, start), hooks=hooks), **more)
+        ClosestEpoch(METHODS[which]).unlearn_(model, split_of(name), mask, engine)
+        return snapshot(model), engine.cost.forward_rows, len(engine.trace)
+
+    notes = Notes()
+    expected = go(notes)
+    for epoch in range(6):
+
+        class Ends(Notes):
+            def on_epoch(self, trace, last=epoch):
+                if trace.epoch == last:
+                    raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            go(Ends(), checkpoints=Checkpoints(tmp_path / "kept", 0))
+    again = Notes()
+    state, *counts = go(again, checkpoints=Checkpoints(tmp_path / "kept", 0))
+    assert same_bytes(state, expected[0]) and counts == list(expected[1:])
+    assert again.texts[-1] == notes.texts[-1] and "goes on" in again.texts[0]

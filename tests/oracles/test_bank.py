@@ -12,7 +12,8 @@ import torch
 
 from excise import errors, store
 from excise.oracles import Bank, Entry, Trained, default_bank
-from excise.oracles.bank import KINDS
+from excise.oracles.bank import KINDS, entry_of
+from excise.store.generations import Generations
 from tests.probes import same_bytes
 
 NOW = datetime.now(UTC)
@@ -29,8 +30,13 @@ def network(seed=0, size=50):
     return Trained(seed, state, 1.25 + seed, 90 + seed)
 
 
-def keep(bank, key, seed=0, kind="oracle", days=0.0, size=50):
-    told = {"architecture": "Sequential", "num_parameters": 5 * size + 3, "num_rows": 30}
+@pytest.fixture(autouse=True)
+def _own_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def keep(bank, key, seed=0, kind="oracle", days=0.0, size=50, rows=None):
+    told = {"architecture": "Sequential", "num_parameters": 5 * size + 3, "num_rows": 30, "rows": rows}
     bank.keep(key, network(seed, size), kind=kind, created=NOW - timedelta(days=days), **told)
     return bank.directory / f"{key}.safetensors"
 
@@ -103,10 +109,32 @@ def test_a_file_renamed_to_another_key_is_refused(bank, other):
         bank.find(other)
 
 
+def test_rows_are_told_by_a_keyed_digest_to_who_has_the_key_and_the_ids(bank, tmp_path, monkeypatch):
+    ids = torch.arange(0, 60, 2)
+    path = keep(bank, KEYS[0], rows=ids)
+    keep(bank, KEYS[1], days=1)
+    (unknown, known) = bank.entries()
+    assert known.rows == store.commitment(ids) != store.commitment(ids + 1) and unknown.rows == ""
+    assert bank.find(KEYS[0]).seed == bank.find(KEYS[1]).seed == 0
+    raw = path.read_bytes()
+    assert ids.numpy().tobytes() not in raw and b"0, 2, 4" not in raw
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    assert bank.entries()[1].rows == known.rows != store.commitment(ids)
+    assert bank.find(KEYS[0]).seed == 0  # without the key it serves as before
+
+
+def test_metadata_tell_the_same_wherever_the_file_lies_and_damaged_ones_nothing(bank):
+    path = keep(bank, KEYS[0], rows=torch.arange(30))
+    told = store.read_metadata(path)
+    (entry,) = bank.entries()
+    assert entry_of(told, KEYS[0], path.stat().st_size) == entry
+    assert entry_of({**told, "num_rows": "many"}, KEYS[0], 0) is None and entry_of({}, KEYS[0], 0) is None
+
+
 def test_whatever_is_changed_in_a_file_breaks_its_seal(bank):
-    path = keep(bank, KEYS[0])
+    path = keep(bank, KEYS[0], rows=torch.arange(30))
     state, told = store.read_tensors(path)
-    assert len(told) == 11  # ten facts and the seal
+    assert len(told) == 12  # eleven facts and the seal
     changed = {"kind": "half", "created": "2001-01-01T00:00:00+00:00"}
     for name, value in told.items():
         other = changed.get(name, f"{value}1")
@@ -368,3 +396,16 @@ def test_a_bank_is_named_in_any_of_four_ways(tmp_path):
 def test_trained_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         network().seed = 2
+
+
+def test_a_training_that_was_broken_off_is_the_banks_own_and_is_pruned_unless_it_goes_on(tmp_path):
+    bank, folder = Bank(tmp_path), tmp_path / f".training-{'a' * 64}"
+    Generations(folder).keep({"w": torch.zeros(9)}, {})
+    (tmp_path / ".training-notes").mkdir()
+    (found,) = bank.entries()
+    assert (found.key, found.kind) == ("a" * 64, "unfinished") and found.num_bytes == bank.num_bytes > 36
+    assert bank.foreign() == [tmp_path / ".training-notes"]
+    with store.lock(folder):
+        assert bank.prune(everything=True) == [] and list(folder.glob("checkpoint-*"))
+    assert bank.prune(kinds=["oracle"]) == []
+    assert [one.key for one in bank.prune(kinds=["unfinished"])] == ["a" * 64] and not folder.exists()

@@ -3,9 +3,11 @@
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,9 @@ from excise import errors, params, seeds, store
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.oracles import Bank, keys, retrain
+from excise.store.generations import Generations
 from excise.train import Engine, Hooks, Task, TrainPlan
+from excise.train.checkpoints import Checkpoints
 from tests.cases import CASES
 from tests.probes import Watched, same_bytes
 
@@ -824,3 +828,117 @@ def test_a_network_that_draws_random_numbers_is_trained_alone():
     assert all(same_bytes(one.state, other.state) for one, other in zip(found, wanted, strict=True))
     with pytest.raises(errors.BadRequest, match="together: it draws random numbers in training; leave it False"):
         retrain(with_dropout, every_row(), PLAN, range(4), engine_for(), together=True)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+class Broken(BaseException):
+    pass
+
+
+class Breaks(Hooks):
+    """Ends the process, as far as files can tell, at the n-th step it hears of."""
+
+    def __init__(self, number):
+        self.left, self.notes = number, []
+
+    def on_step(self):
+        self.left -= 1
+        if self.left == 0:
+            raise Broken
+
+    def on_note(self, text):
+        self.notes.append(text)
+
+
+def in_training(bank):
+    return sorted(path.name for path in bank.directory.glob(".training-*"))
+
+
+def test_a_training_that_was_killed_goes_on_from_the_bank_to_the_same_bits(tmp_path):
+    expected = retrain(with_dropout, every_row(), PLAN, [4, 5], engine_for())
+    bank = Bank(tmp_path / "bank")
+    steps = PLAN.epochs * 4
+    for number in (3, steps + 6):  # the first network's third step; then, that one kept, the second one's sixth
+        with pytest.raises(Broken):
+            hooks = Breaks(number)
+            retrain(with_dropout, every_row(), PLAN, [4, 5], lending(hooks=hooks), bank=bank)
+        assert len(in_training(bank)) == 1
+        (place,) = bank.directory.glob(".training-*")
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    ear, engine = Breaks(0), lending()
+    engine = replace(engine, hooks=ear)
+    found = retrain(with_dropout, every_row(), PLAN, [4, 5], engine, bank=bank)
+    assert [same_bytes(one.state, other.state) for one, other in zip(found, expected, strict=True)] == [True, True]
+    assert [one.trained_rows for one in found] == [one.trained_rows for one in expected]
+    assert ear.notes == ["train: goes on from its checkpoint after 1 epochs and 1 steps"]
+    assert in_training(bank) == [] and bank.foreign() == []
+
+
+def lending(seconds=0.0, **options):
+    return replace(engine_for(**options), checkpoints=Checkpoints(None, seconds))
+
+
+def test_the_key_tells_whose_checkpoints_they_are(tmp_path):
+    bank = Bank(tmp_path / "bank")
+    with pytest.raises(Broken):
+        retrain(mlp, every_row(), PLAN, [4], lending(hooks=Breaks(5)), bank=bank)
+    ear = Breaks(0)
+    found = retrain(mlp, every_row(), PLAN, [5], lending(hooks=ear), bank=bank)
+    assert ear.notes == [] and same_bytes(found[0].state, retrain(mlp, every_row(), PLAN, [5], engine_for())[0].state)
+    assert len(in_training(bank)) == 1  # the other one's, which it may yet go on from
+
+
+def test_within_the_interval_a_training_leaves_nothing_behind(tmp_path):
+    bank = Bank(tmp_path / "bank")
+    with pytest.raises(Broken):
+        retrain(mlp, every_row(), PLAN, [4], lending(1e6, hooks=Breaks(5)), bank=bank)
+    assert in_training(bank) == []
+
+
+def test_without_a_bank_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    retrain(mlp, every_row(), PLAN, [4], replace(engine_for(), checkpoints=Checkpoints(tmp_path / "own", 0)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_processes_that_train_one_network_the_second_keeps_no_checkpoints(tmp_path):
+    bank = Bank(tmp_path / "bank")
+    with pytest.raises(Broken):
+        retrain(mlp, every_row(), PLAN, [4], lending(hooks=Breaks(5)), bank=bank)
+    (place,) = bank.directory.glob(".training-*")
+    before = {path.name for path in place.iterdir()}
+    with store.lock(place):
+        found = retrain(mlp, every_row(), PLAN, [4], lending(), bank=bank)
+        assert before < {path.name for path in place.iterdir()}  # and the lock
+    assert same_bytes(found[0].state, retrain(mlp, every_row(), PLAN, [4], engine_for())[0].state)
+
+
+def test_a_training_stops_when_the_run_around_it_is_stopped(tmp_path):
+    bank, engine = Bank(tmp_path / "bank"), lending(1e6)
+
+    class Stops(Breaks):
+        def on_step(self):
+            self.left -= 1
+            if self.left == 0:
+                assert engine.checkpoints.inside
+                engine.checkpoints.stop(Broken("stopped"))
+
+    with pytest.raises(Broken, match="stopped"):
+        retrain(mlp, every_row(), PLAN, [4], replace(engine, hooks=Stops(5)), bank=bank)
+    ear = Breaks(0)
+    found = retrain(mlp, every_row(), PLAN, [4], lending(hooks=ear), bank=bank)
+    assert ear.notes == ["train: goes on from its checkpoint after 1 epochs and 1 steps"]
+    assert same_bytes(found[0].state, retrain(mlp, every_row(), PLAN, [4], engine_for())[0].state)
+
+
+def test_the_time_before_the_kill_is_counted(tmp_path):
+    bank = Bank(tmp_path / "bank")
+    with pytest.raises(Broken):
+        retrain(mlp, every_row(), PLAN, [4], lending(hooks=Breaks(5)), bank=bank)
+    (place,) = bank.directory.glob(".training-*")
+    spent = Generations(place).newest(1)[0].facts["position"]["seconds"]
+    engine = lending()
+    found = retrain(mlp, every_row(), PLAN, [4], engine, bank=bank)
+    assert found[0].seconds > spent == engine.cost.seconds

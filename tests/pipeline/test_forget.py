@@ -13,6 +13,7 @@ from excise import errors, localize, methods, recipes
 from excise.masks import Mask
 from excise.methods import Method, OneShot
 from excise.recipes import Recipe
+from excise.store.generations import Generations
 from excise.train import Hooks, TrainPlan
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, moved, same_bytes, snapshot, touched
@@ -504,3 +505,45 @@ def test_a_recipe_that_was_not_called_is_named(made):
 def test_a_network_instead_of_its_builder_is_refused():
     with pytest.raises(errors.BadRequest, match=r"fresh: expected a callable .* found a network; pass make_model"):
         excise.unlearn(CASE.make(), split_of(), methods.Reset(), fresh=CASE.make())
+
+
+# ---------------------------------------------------------------- checkpoints; all their laws are in tests/train
+
+
+def test_a_finished_request_is_not_trained_again_until_its_checkpoints_are_cleared(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    model, place = CASE.make(), tmp_path / "kept"
+    first = excise.unlearn(model, split_of(), del_recipe(), fresh=CASE.make, checkpoints=str(place))
+    steps = Steps()
+    again = excise.unlearn(model, split_of(), del_recipe(), fresh=CASE.make, checkpoints=place, hooks=steps)
+    assert same_bytes(snapshot(again.model), snapshot(first.model)) and again.frozen_digest == first.frozen_digest
+    assert any("goes on from its checkpoint after 2 epochs" in note for note in steps.notes)
+    Generations(place).clear()
+    assert not place.exists()
+    anew = excise.unlearn(model, split_of(), del_recipe(), fresh=CASE.make, checkpoints=place, hooks=(steps := Steps()))
+    assert same_bytes(snapshot(anew.model), snapshot(first.model)) and not any(
+        "goes on" in note for note in steps.notes
+    )
+
+
+class Steps(Hooks):
+    def __init__(self):
+        self.notes = []
+
+    def on_note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), "soon"])
+def test_an_interval_that_is_no_time_is_refused(seconds, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with pytest.raises(errors.BadRequest, match="checkpoint_seconds: expected a finite number of at least 0"):
+        excise.unlearn(CASE.make(), split_of(), del_recipe(), checkpoints=tmp_path, checkpoint_seconds=seconds)
+
+
+def test_a_request_whose_rows_cannot_be_hidden_keeps_no_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(errors.DiskError, match="the key that hides row ids in records cannot be kept"):
+        excise.unlearn(CASE.make(), split_of(), del_recipe(), fresh=CASE.make, checkpoints=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

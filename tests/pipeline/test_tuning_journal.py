@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from excise import errors
+from excise import errors, store
 from excise.pipeline.tuning_journal import RECORD, Journal, Trial
 
 REQUEST = {"seed": 0, "space": {"lr": 0.1}}
@@ -93,3 +93,23 @@ def test_margins_that_were_changed_or_are_gone_are_told(tmp_path):
     (tmp_path / name).unlink()
     with pytest.raises(errors.Corrupt, match="found no such file; remove the directory"):
         Journal(tmp_path, REQUEST)
+
+
+SECRET = np.array([2, 0, 3, 1])
+ROWS = {"forget": np.array([0.5, 1.5, 2.5, 3.5]), "twins": np.array([0.0, 0.1, 1.0, 1.1, 2.0, 2.1, 3.0, 3.1])}
+
+
+def test_margins_lie_in_the_order_that_was_given_each_rows_twins_together(tmp_path):
+    Journal(tmp_path, REQUEST, SECRET).add(trial(0), ROWS)
+    held = store.read_tensors(tmp_path / "margins-0000.safetensors")[0]
+    assert held["forget"].tolist() == [2.5, 0.5, 3.5, 1.5]
+    assert held["twins"].tolist() == [2.0, 2.1, 0.0, 0.1, 3.0, 3.1, 1.0, 1.1]
+    again = Journal(tmp_path, REQUEST, SECRET).margins[0]
+    assert {name: values.tolist() for name, values in again.items()} == {k: v.tolist() for k, v in ROWS.items()}
+
+
+@pytest.mark.parametrize("order", [None, np.array([1, 0, 3, 2]), np.arange(3)])
+def test_another_order_does_not_read_them(tmp_path, order):
+    Journal(tmp_path, REQUEST, SECRET).add(trial(0), ROWS)
+    with pytest.raises(errors.Corrupt, match="is not what its record says; remove the directory and search again"):
+        Journal(tmp_path, REQUEST, order)

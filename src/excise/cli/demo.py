@@ -28,13 +28,14 @@ def run(*, out: Path, oracles: int, seed: int, device: str, quiet: bool) -> tupl
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
-        with show.progress(quiet=quiet, total=num_steps(oracles), label="excise demo") as hooks:
+        watched = show.progress(quiet=quiet, total=num_steps(oracles), label="excise demo")
+        with store.lock(out), watched as hooks:
             story = run_demo(seed=seed, num_oracles=oracles, device=device, hooks=hooks)
-        result = {"seconds": story.seconds, "timings": story.timings, "splits": story.table}
-        files = story.unlearned.save(out)
-        store.write_json(out / "demo.json", {"page": msgspec.to_builtins(story.page), **result})
-        store.write_bytes(out / "report.html", render(story.page).encode())
-        record = directory.complete([*files, "demo.json", "report.html"], result)
+            result = {"seconds": story.seconds, "timings": story.timings, "splits": story.table}
+            files = story.unlearned.save(out)
+            store.write_json(out / "demo.json", {"page": msgspec.to_builtins(story.page), **result})
+            store.write_bytes(out / "report.html", render(story.page).encode())
+            record = directory.complete([*files, "demo.json", "report.html"], result)
     else:
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {**record["result"], "report": str(out / "report.html")}

@@ -11,9 +11,15 @@ from rich.console import Console
 
 from excise import errors, store
 from excise.cli import choices, show, tables
+from excise.cli.stopping import stoppable
 from excise.data import Split
+from excise.masks import Mask
+from excise.oracles.retrain import TrainFunction
 from excise.pipeline import unlearn
 from excise.pipeline.audited import environment
+from excise.recipes import Recipe
+from excise.train.checkpoints import Checkpoints
+from excise.train.plan import TrainPlan
 
 
 def run(
@@ -30,6 +36,7 @@ def run(
     holdout: str | None,
     keep_statistics: bool,
     data_root: Path | None,
+    checkpoint_seconds: float,
     seed: int,
     device: str,
     quiet: bool,
@@ -59,24 +66,59 @@ def run(
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
-        with _last_finite_kept(out), show.progress(quiet=quiet) as hooks:
-            done = unlearn(
-                problem.model,
-                problem.split,
+        with store.lock(out):
+            record = directory.finished() or _done(
+                directory,
+                problem,
                 how,
-                mask=allowed,
-                fresh=problem.fresh,
+                allowed=allowed,
                 seed=seed,
                 plan=trained_by,
-                hooks=hooks,
                 recompute=not keep_statistics,
+                seconds=checkpoint_seconds,
+                quiet=quiet,
             )
-        record = directory.complete(done.save(out), done.summary())
     else:
+        if (out / store.CHECKPOINTS).exists():  # it was killed after the last of its work
+            with store.lock(out):
+                Checkpoints(out / store.CHECKPOINTS).clear()
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {"out": str(out), **record["result"]}
     _tell(to, found, problem.split, plan)
     return found, 0
+
+
+def _done(
+    directory: store.RunDirectory,
+    problem: tables.Problem,
+    how: Recipe,
+    *,
+    allowed: Mask | None,
+    seed: int,
+    plan: TrainPlan | TrainFunction | None,
+    recompute: bool,
+    seconds: float,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Do what is asked, from the last checkpoint on if there is one, and write it down."""
+    out = directory.path
+    kept = Checkpoints(out / store.CHECKPOINTS, seconds, fingerprint=directory.digest)
+    with _last_finite_kept(out), stoppable(kept), show.progress(quiet=quiet) as hooks:
+        done = unlearn(
+            problem.model,
+            problem.split,
+            how,
+            mask=allowed,
+            fresh=problem.fresh,
+            seed=seed,
+            plan=plan,
+            hooks=hooks,
+            recompute=recompute,
+            checkpoints=kept,
+        )
+    record = directory.complete(done.save(out), done.summary())
+    kept.clear()
+    return record
 
 
 @contextmanager

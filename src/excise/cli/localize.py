@@ -59,11 +59,11 @@ def run(
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
-        with show.progress(quiet=quiet) as hooks:
+        with store.lock(out), show.progress(quiet=quiet) as hooks:
             mask = place(problem.model, problem.split, seed=seed, hooks=hooks)
-        mask.save(out / MASK)
-        result = {"mask_fraction": mask.fraction, "mask_digest": mask.digest, "per_module": mask.per_module()}
-        record = directory.complete([MASK], result)
+            mask.save(out / MASK)
+            result = {"mask_fraction": mask.fraction, "mask_digest": mask.digest, "per_module": mask.per_module()}
+            record = directory.complete([MASK], result)
     else:
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {"out": str(out), **record["result"]}

@@ -67,7 +67,7 @@ def run(
         holdout=holdout,
         data_root=data_root,
     )
-    with show.progress(quiet=quiet) as hooks:
+    with store.lock(out), show.progress(quiet=quiet) as hooks:
         found = tune(
             problem.model,
             problem.split,
@@ -98,8 +98,9 @@ def run(
                 bank=Bank(out / "oracles"),
             )
             ranking = msgspec.to_builtins(found.against(own))
-    told = {"out": str(out), **found.to_dict(), "set": words, "config": str(out / CONFIG), "ranking": ranking}
-    store.write_json(out / RESULT, told)
+        told = {"out": str(out), **found.to_dict(), "set": words, "config": str(out / CONFIG), "ranking": ranking}
+        told["files"] = {CONFIG: store.file_digest(out / CONFIG)}
+        store.write_sealed(out / RESULT, told)
     _tell(to, found, told)
     return told, 0
 
@@ -194,5 +195,5 @@ def _table(found: Tuning) -> Table:
         state = "chosen" if one.number == found.chosen.number else "" if one.state == "ok" else one.state
         value = "–" if one.value is None else f"{one.value:.3f}"
         lost = "–" if one.utility_loss is None else f"{-100 * one.utility_loss:+.1f}"
-        table.add_row(f"{one.number + 1}  {named}", value, lost, state)
+        table.add_row(show.cell(f"{one.number + 1}  {named}"), value, lost, state)
     return table

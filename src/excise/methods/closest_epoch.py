@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,7 +38,7 @@ class ClosestEpoch(Wrapping):
     epoch, and one over the holdout's rows of the forget rows' classes after the run; with a `forward` of your own, one over
     forget and one over holdout before it, and once more wherever it is checked, since nothing else tells their classes. Memory:
     for each forget error that was met, and so at most once an epoch, a copy in the machine's main memory of the mask's
-    coordinates and of all buffers.
+    coordinates and of all buffers; in each checkpoint of the run, too.
 
     Departs from the paper, whose holdout has the distribution of the forget rows by construction; here rows of their
     classes are chosen from it and weighted. A schedule that lowers the learning rate is that of the whole run, so an
@@ -80,15 +80,10 @@ class ClosestEpoch(Wrapping):
         """Run the method, in place, then put the closest epoch back."""
         shares, holdout = self._comparable(model, split, engine)
         allowed = effective(mask, model)
-        kept: dict[int, _Epoch] = {}  # by rows wrong: of epochs with the same forget error only the last can be chosen
-
-        def look(epoch: int) -> None:
-            wrong, _ = self._judged(model, split.forget, engine)
-            kept[int(wrong.sum())] = _Epoch.of(model, allowed, epoch)
-
-        self.method.run_(model, split, mask, engine, after_epoch=look)
+        watch = _Watch(model, allowed, lambda: int(self._judged(model, split.forget, engine)[0].sum()))
+        self.method.run_(model, split, mask, engine, after_epoch=watch)
         reference = _weighted_error(shares, *self._judged(model, holdout, engine))
-        errors_of = {Fraction(count, len(split.forget)): found for count, found in kept.items()}
+        errors_of = {Fraction(count, len(split.forget)): found for count, found in watch.kept.items()}
         closest = min(errors_of, key=lambda error: (abs(error - reference), -errors_of[error].epoch))
         chosen = errors_of[closest]
         engine.hooks.on_note(
@@ -151,6 +146,31 @@ def _weighted_error(shares: Mapping[int, Fraction], wrong: Tensor, targets: Tens
     return total
 
 
+class _Watch:
+    """Keeps what each epoch left, by rows wrong: of epochs with the same forget error only the last can be chosen."""
+
+    def __init__(self, model: nn.Module, mask: Mask, count_wrong: Callable[[], int]) -> None:
+        self._model, self._mask, self._count_wrong = model, mask, count_wrong
+        self.kept: dict[int, _Epoch] = {}
+
+    def __call__(self, epoch: int) -> None:
+        self.kept[self._count_wrong()] = _Epoch.of(self._model, self._mask, epoch)
+
+    def remembered(self) -> dict[str, Tensor]:
+        """Give all of it as tensors, for a checkpoint."""
+        return {
+            f"{count}/{name}": value for count, found in self.kept.items() for name, value in found.tensors().items()
+        }
+
+    def recall_(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take it back from a checkpoint."""
+        for count in {int(key.partition("/")[0]) for key in tensors}:
+            own = {
+                key.removeprefix(f"{count}/"): value for key, value in tensors.items() if key.startswith(f"{count}/")
+            }
+            self.kept[count] = _Epoch.of_tensors(own)
+
+
 @dataclass(frozen=True, eq=False)
 class _Epoch:
     """A network after an epoch: the mask's coordinates, flat by parameter, and all buffers."""
@@ -168,6 +188,19 @@ class _Epoch:
         }
         buffers = {name: buffer.detach().to("cpu", copy=True) for name, buffer in model.named_buffers()}
         return cls(epoch, values, buffers)
+
+    def tensors(self) -> dict[str, Tensor]:
+        values = {f"value/{name}": value for name, value in self.values.items()}
+        buffers = {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
+        return {"epoch": torch.tensor(self.epoch), **values, **buffers}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> _Epoch:
+        values, buffers = (
+            {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
+            for kind in ("value/", "buffer/")
+        )
+        return cls(int(tensors["epoch"]), values, buffers)
 
     @torch.no_grad()
     def put_back_(self, model: nn.Module, mask: Mask) -> None:

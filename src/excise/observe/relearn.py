@@ -104,7 +104,7 @@ def _learn(
 ) -> list[tuple[float, float]]:
     """Give accuracy and mean loss at each point of one seed."""
     copy = params.clone_model(params.unwrapped(model))
-    own = replace(engine, seed=seeds.derive(engine.seed, STAGE, number), slow=None, trace=[])
+    own = replace(engine, seed=seeds.derive(engine.seed, STAGE, number), slow=None, trace=[], checkpoints=None)
     curve: list[tuple[float, float]] = []
     done = 0
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from excise import checks, errors, params, store
+from excise.store.generations import Generations
 from excise.version import __version__
 
 Kind = Literal["oracle", "original", "half"]
@@ -32,6 +33,9 @@ UNREADABLE, UNFINISHED = "unreadable", "unfinished"
 
 _NAME = re.compile(r"([0-9a-f]{64})\.safetensors")
 _BROKEN_OFF = re.compile(r"\.([0-9a-f]{64})\.safetensors\.[0-9a-f]{12}\.tmp")
+_TRAINING = re.compile(r"\.training-([0-9a-f]{64})")
+TRAINING = ".training-"
+"""How the name of a folder begins in which a training is under way, or was broken off: its checkpoints."""
 _KEY = re.compile(r"[0-9a-f]{64}")
 _LONGEST_WRITE_SECONDS = 3600.0
 _REMEDY = "remove it to have the network trained again"
@@ -69,6 +73,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         num_rows: rows it was trained on.
         seconds: what the training took.
         seed: of its initial weights and its batches.
+        rows: keyed digest of the ids of the rows it was trained on, see `store.commitment`, so that who holds the key and the
+            ids can tell what it has seen and nobody else can; empty where it was not recorded.
     """
 
     key: str
@@ -80,6 +86,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     num_rows: int = 0
     seconds: float = 0.0
     seed: int = 0
+    rows: str = ""
 
 
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +100,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     num_parameters: int
     num_rows: int
     created: datetime
+    rows: str = ""
 
 
 def default_bank() -> Path:
@@ -171,6 +179,7 @@ class Bank:
         architecture: str,
         num_parameters: int,
         num_rows: int,
+        rows: Tensor | None = None,
         created: datetime | None = None,
     ) -> None:
         """Write a network under its key, whole or not at all; of two processes that do so at once, the later one stays.
@@ -182,11 +191,13 @@ class Bank:
             architecture: class of the network, for people.
             num_parameters: for people.
             num_rows: rows it was trained on, for people.
+            rows: int64 `[num_rows]`, their ids, of which a keyed digest is kept; without them nobody can tell later which
+                requests' rows it has seen.
             created: now, if None; metadata only.
 
         Raises:
             errors.BadRequest: no such kind, or no key.
-            errors.DiskError: the file could not be written.
+            errors.DiskError: the file, or the key that hides the ids, could not be written.
         """
         require_kind(kind)
         told = {
@@ -200,6 +211,7 @@ class Bank:
             "created": (created or datetime.now(UTC)).isoformat(),
             "excise": __version__,
             "torch": str(torch.__version__),
+            **({} if rows is None else {"rows": store.commitment(rows)}),
         }
         store.write_tensors(self._path(key), trained.state, {**told, "seal": _seal(key, trained.state, told)})
         self._used.add(key)
@@ -272,9 +284,17 @@ class Bank:
         now, left, gone = datetime.now(UTC), sum(entry.num_bytes for _, entry in own), []
         for path, entry in own:
             young = older_than_days is not None and now - entry.created <= timedelta(days=older_than_days)
-            if entry.kind not in wanted or young or (keep_bytes is not None and left <= keep_bytes) or _busy(entry):
+            if (
+                entry.kind not in wanted
+                or young
+                or (keep_bytes is not None and left <= keep_bytes)
+                or _busy(path, entry)
+            ):
                 continue
-            store.remove(path)
+            if path.is_dir():
+                Generations(path).clear()
+            else:
+                store.remove(path)
             left -= entry.num_bytes
             gone.append(entry)
         return gone
@@ -305,32 +325,47 @@ class Bank:
             yield path, _entry(path, key, found, told)
 
 
-def _entry(path: Path, key: str, found: os.stat_result, told: Mapping[str, str]) -> Entry:
+def entry_of(told: Mapping[str, str], key: str, num_bytes: int) -> Entry | None:
+    """Give what the metadata of a bank's file says, wherever the file lies by now; None if it is no such metadata."""
     known = _read(told)
     if known is None:
-        kind = UNREADABLE if _NAME.fullmatch(path.name) else UNFINISHED
-        written = datetime.fromtimestamp(found.st_mtime, UTC)
-        return Entry(key=key, kind=kind, num_bytes=found.st_size, created=written)
+        return None
     return Entry(
         key=key,
         kind=known.kind,
-        num_bytes=found.st_size,
+        num_bytes=num_bytes,
         created=known.created,
         architecture=known.architecture,
         num_parameters=known.num_parameters,
         num_rows=known.num_rows,
         seconds=known.seconds,
         seed=known.seed,
+        rows=known.rows,
     )
+
+
+def _entry(path: Path, key: str, found: os.stat_result, told: Mapping[str, str]) -> Entry:
+    known = entry_of(told, key, found.st_size)
+    if known is not None:
+        return known
+    kind = UNREADABLE if _NAME.fullmatch(path.name) else UNFINISHED
+    written = datetime.fromtimestamp(found.st_mtime, UTC)
+    size = sum(one.stat().st_size for one in path.iterdir()) if path.is_dir() else found.st_size
+    return Entry(key=key, kind=kind, num_bytes=size, created=written)
 
 
 def _key_of(path: Path) -> str | None:
     """Give the key in the name of one of the bank's own files."""
     match = _NAME.fullmatch(path.name) or _BROKEN_OFF.fullmatch(path.name)
+    training = _TRAINING.fullmatch(path.name)
+    if training and path.is_dir() and not path.is_symlink():
+        return training[1]
     return match[1] if match and path.is_file() else None
 
 
-def _busy(entry: Entry) -> bool:
+def _busy(path: Path, entry: Entry) -> bool:
+    if path.is_dir():
+        return store.holder(path) is not None
     return entry.kind == UNFINISHED and time.time() - entry.created.timestamp() < _LONGEST_WRITE_SECONDS
 
 

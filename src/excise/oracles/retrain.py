@@ -1,25 +1,29 @@
 """Train networks from scratch, by the user's plan or the user's own code, one after another or many at once.
 
 With a bank, a network is found again by the hash of all it depends on (`excise.oracles.keys`), and each is kept as soon as
-it, or the chunk that it is trained with, is done: after a kill, the same call trains only what is missing.
+it, or the chunk that it is trained with, is done: after a kill, the same call trains only what is missing. Where the
+engine has checkpoints, a network trained alone goes on where it was: they lie in the bank, under `.training-` and the
+network's key, until the network does.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
 
-from excise import errors, params, seeds
+from excise import errors, params, seeds, store
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.oracles import keys
-from excise.oracles.bank import Bank, Kind, Trained, require_kind
+from excise.oracles.bank import TRAINING, Bank, Kind, Trained, require_kind
+from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import Pass, fit_
@@ -52,7 +56,7 @@ def retrain(
         rows: what to train on; or one set of rows a seed.
         plan: a `TrainPlan`, or `train(model, dataset, seed) -> model`.
         train_seeds: one network each.
-        engine: task and hooks; its cost counts what is trained.
+        engine: task and hooks; its cost counts what is trained; its checkpoints say how often one is kept in the bank.
         stage: name for progress.
         bank: to find networks in and keep them. Networks trained by the user's own code (plan, forward or loss) are not
             kept, since code cannot be hashed; a note says so.
@@ -79,7 +83,16 @@ def retrain(
     if not isinstance(plan, TrainPlan) or engine.task != Task():
         _tell_of_own_code(bank, engine, stage, together=together)
         bank, together = None, False
-    run = _Run(plan, replace(engine, slow=None, trace=[]), stage, each, bank, kind, together=together)
+    run = _Run(
+        plan,
+        replace(engine, slow=None, trace=[], checkpoints=None),
+        engine.checkpoints,
+        stage,
+        each,
+        bank,
+        kind,
+        together=together,
+    )
     printed = keys.fingerprints(each) if bank is not None else [""] * len(each)
     before: nn.Module | None = None
     for number, seed in enumerate(train_seeds):
@@ -140,6 +153,7 @@ class _Run:
         self,
         plan: TrainPlan | TrainFunction,
         engine: Engine,
+        checkpoints: Checkpoints | None,
         stage: str,
         rows: Sequence[Rows],
         bank: Bank | None,
@@ -149,6 +163,7 @@ class _Run:
     ) -> None:
         self._plan, self._engine, self._stage, self._rows = plan, engine, stage, rows
         self._bank, self._kind, self._asked = bank, kind, together
+        self._checkpoints = checkpoints
         self._alike = Counter(len(some) for some in rows)
         self._at_once = 0 if together is False else None  # 0 for one at a time, None until it has to be decided
         self._missing: dict[int, list[_Missing]] = {size: [] for size in self._alike}
@@ -215,9 +230,29 @@ class _Run:
     def _train_alone(self, missing: list[_Missing]) -> None:
         for one, told in missing:
             stage = f"{self._stage} {one.number + 1}/{len(self._rows)}"
-            trained = _train(one.model, one.rows, self._plan, one.seed, self._engine, stage)
-            self._keep(one, told, trained, together=False)
+            with self._resumable(told) as engine:
+                trained = _train(one.model, one.rows, self._plan, one.seed, engine, stage)
+                self._keep(one, told, trained, together=False)
         missing.clear()
+
+    @contextmanager
+    def _resumable(self, told: Mapping[str, str]) -> Iterator[Engine]:
+        """Give the engine for one training, whose checkpoints are removed at the end of the block, when the network is kept."""
+        if self._checkpoints is None or self._bank is None:
+            yield self._engine
+            return
+        key = keys.key(told, together=False)
+        place = self._bank.directory / f"{TRAINING}{key}"
+        own = self._checkpoints.at(place, key, ends=False)
+        with ExitStack() as held:
+            try:
+                held.enter_context(store.lock(place))
+            except errors.InUse:  # another process trains this very network: each does so by itself
+                yield self._engine
+                return
+            yield replace(self._engine, checkpoints=own)
+            own.clear()
+        own.clear()  # of the directory, now that its lock is gone
 
     def _train_together(self, missing: list[_Missing]) -> None:
         """Train networks on equally many rows as one, and share out what that took."""
@@ -244,17 +279,19 @@ class _Run:
                 architecture=type(params.unwrapped(one.model)).__name__,
                 num_parameters=sum(value.numel() for value in one.model.parameters()),
                 num_rows=len(one.rows),
+                rows=one.rows.ids,
             )
 
 
 def _train(
     model: nn.Module, rows: Rows, plan: TrainPlan | TrainFunction, seed: int, engine: Engine, stage: str
 ) -> Trained:
-    started, before = time.perf_counter(), engine.cost.trained_rows
+    started, before, earlier = time.perf_counter(), engine.cost.trained_rows, engine.cost.seconds
     if isinstance(plan, TrainPlan):
         own = replace(engine, seed=seed, trace=[], hooks=_Retold(engine.hooks, stage))
         fit_(model, _passes, {"retain": rows}, plan, Mask.full(model), own, stage="train", statistics="adapt")
-        return Trained(seed, params.state_of(model), time.perf_counter() - started, engine.cost.trained_rows - before)
+        seconds = time.perf_counter() - started + engine.cost.seconds - earlier
+        return Trained(seed, params.state_of(model), seconds, engine.cost.trained_rows - before)
     engine.hooks.on_stage(stage, 1)
     expected = {name: value.shape for name, value in model.state_dict().items()}
     with seeds.isolated(seed, "train"):

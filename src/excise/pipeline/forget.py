@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+import msgspec
+from torch import Tensor, nn
 
-from excise import errors, params, seeds
+from excise import errors, params, seeds, store
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
@@ -22,6 +25,7 @@ from excise.patch import Patch
 from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
+from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Engine, Spent
 from excise.train.hooks import Hooks
 from excise.train.masked import effective, frozen_digest
@@ -43,6 +47,8 @@ def unlearn(
     loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
     recompute: bool = True,
+    checkpoints: str | Path | Checkpoints | None = None,
+    checkpoint_seconds: float = 30.0,
 ) -> Unlearned:
     """Make a network forget rows.
 
@@ -61,6 +67,11 @@ def unlearn(
         recompute: recompute the running statistics of batch normalisation from the retain rows at the end, frozen modules'
             included: those of the original were computed with the forget rows among the others, and tell of them. Not done
             by methods that read no retain row, nor under an empty mask. False leaves them to the method's own rule.
+        checkpoints: a directory of this request's own, where the work of gradient steps is kept as it is done. If the
+            process is killed, the same call on the same data goes on from there and ends with the same bits. They hold
+            weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
+            by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
+        checkpoint_seconds: as much work is lost at most; 0 keeps every step.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -88,6 +99,8 @@ def unlearn(
             builder()
         _require_rows(how, split, own, recompute=recompute)
         engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks())
+        if checkpoints is not None:
+            engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:
             engine = replace(engine, besides=how.besides.locate(seen, split, engine))
         with counted(engine, "localize"):
@@ -103,7 +116,7 @@ def unlearn(
                 recompute_statistics_(work, split.retain, engine)
         params.drop_graphs_(work)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
-    engine.cost.seconds = time.perf_counter() - started
+    engine.cost.seconds += time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
     if isinstance(plan, TrainPlan):
         engine.cost.retraining_share = engine.cost.trained_rows / (plan.epochs * len(split.retain))
@@ -166,10 +179,10 @@ def rows_digest(split: Split) -> str:
 def counted(engine: Engine, part: str, parts: dict[str, Spent] | None = None) -> Iterator[None]:
     """Note what the block spends: in `parts`, or else in the engine's cost."""
     cost, started, held = engine.cost, time.perf_counter(), _peak_bytes()
-    trained, forward = cost.trained_rows, cost.forward_rows
+    seconds, trained, forward = cost.seconds, cost.trained_rows, cost.forward_rows
     yield
     (cost.parts if parts is None else parts)[part] = Spent(
-        time.perf_counter() - started,
+        time.perf_counter() - started + cost.seconds - seconds,
         cost.trained_rows - trained,
         cost.forward_rows - forward,
         _peak_bytes() - held,
@@ -202,6 +215,30 @@ def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
         )
     name = getattr(recipe, "__name__", type(recipe).__name__)
     return Recipe(name=name, paper="(the caller's)", year=0, method=method)
+
+
+def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: Split, task: Task) -> Checkpoints:
+    """Give the checkpoints of a run that begins now, for this recipe and these rows alone."""
+    found = given if isinstance(given, Checkpoints) else Checkpoints(given, seconds)
+    parts = (split.forget, split.retain, split.holdout)
+    rows = [None if some is None else store.commitment(some.ids) for some in parts]  # a plain hash of ids can be undone
+    found.begin(
+        msgspec.json.encode([how, rows, task.forward, task.loss], enc_hook=_told, order="deterministic").decode()
+    )
+    return found
+
+
+def _told(value: Any) -> Any:
+    """Give what tells one object from another in another process: content, names, settings."""
+    if isinstance(value, Mask):
+        return value.digest
+    if isinstance(value, Tensor):
+        return params.digest({"": value})
+    kind = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, nn.Module):
+        return [name, params.model_digest(value)]
+    return name if kind is value else [name, dict(getattr(value, "__dict__", {}))]
 
 
 def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:

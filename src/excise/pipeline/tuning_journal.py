@@ -62,22 +62,25 @@ class Journal:
     """Finished trials, in memory and, where a directory is given, on disk.
 
     `tuning.json` names the request and lists the trials; it is written anew, whole, after each of them. The margins of a
-    trial lie in a file of their own, which is written before, in order of the rows' ids and without them. So whenever the
-    process is killed, the directory holds some first trials, complete. (Optuna's own storages keep a trial that was killed
-    as one that runs, which its sampler then steers away from, and no state of the sampler: such a search cannot go on as if
-    it had not been stopped.)
+    trial lie in a file of their own, which is written before, without the rows' ids and in an order that says nothing of
+    them. So whenever the process is killed, the directory holds some first trials, complete. (Optuna's own storages keep a
+    trial that was killed as one that runs, which its sampler then steers away from, and no state of the sampler: such a
+    search cannot go on as if it had not been stopped.)
 
     Args:
         directory: where; None to keep nothing.
         request: plain values that name everything a trial depends on.
+        order: int64 `[forget]`, the order in which rows lie in the files, see `excise.pipeline.row_results.secret_order`;
+            None for that of the ids, where nothing is written.
 
     Raises:
         errors.BadRequest: the directory holds another request's search, or something else; or it is a file.
         errors.Corrupt: a file is not what the record says, or the record cannot be read.
     """
 
-    def __init__(self, directory: Path | None, request: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path | None, request: Mapping[str, Any], order: np.ndarray | None = None) -> None:
         self.directory = directory
+        self._order = order
         self.request = msgspec.json.decode(msgspec.json.encode(dict(request)))
         self.trials: list[Trial] = []
         self.margins: dict[int, Margins] = {}
@@ -93,10 +96,12 @@ class Journal:
         if self.directory is not None:
             if margins is not None:
                 store.write_tensors(
-                    self.directory / _name(trial.number), _tensors(margins), {"kind": "excise-margins-1"}
+                    self.directory / _name(trial.number),
+                    _tensors(_ordered(margins, self._order)),
+                    {"kind": "excise-margins-1"},
                 )
             kept = {"format": FORMAT, "request": self.request, "trials": self.trials}
-            store.write_json(self.directory / RECORD, kept)
+            store.write_sealed(self.directory / RECORD, kept)
 
     def _read(self, directory: Path) -> None:
         if not directory.is_dir():
@@ -110,8 +115,8 @@ class Journal:
                     "choose another directory"
                 )
             return
-        held = store.read_json(path)
-        if not isinstance(held, dict) or held.get("format") != FORMAT or not isinstance(held.get("request"), dict):
+        held = store.read_sealed(path)
+        if held.get("format") != FORMAT or not isinstance(held.get("request"), dict):
             raise errors.Corrupt(f"{path} is not a record that this version of excise can read")
         if held["request"] != self.request:
             raise errors.BadRequest(
@@ -124,7 +129,8 @@ class Journal:
             raise errors.Corrupt(f"{path} is not a record that this version of excise can read: {error}") from error
         for trial in self.trials:
             if trial.margins_digest is not None:
-                self.margins[trial.number] = _margins(directory / _name(trial.number), trial.margins_digest)
+                path = directory / _name(trial.number)
+                self.margins[trial.number] = _margins(path, trial.margins_digest, self._order)
 
 
 def _name(number: int) -> str:
@@ -143,11 +149,19 @@ def _digest(margins: Margins) -> str:
     return params.digest(_tensors(margins))
 
 
-def _margins(path: Path, digest: str) -> Margins:
+def _ordered(margins: Margins, order: np.ndarray | None) -> Margins:
+    """Give margins with the forget rows in another order, those of a row's twins with it; of other rows, as they are."""
+    if order is None or any(not len(values) or len(values) % len(order) for values in margins.values()):
+        return margins
+    return {name: values.reshape(len(order), -1)[order].ravel() for name, values in margins.items()}
+
+
+def _margins(path: Path, digest: str, order: np.ndarray | None) -> Margins:
     try:
-        margins = {name: value.numpy() for name, value in store.read_tensors(path)[0].items()}
+        held = {name: value.numpy() for name, value in store.read_tensors(path)[0].items()}
     except errors.BadData as error:
         raise errors.Corrupt(f"{error}; remove the directory and search again") from error
+    margins = _ordered(held, None if order is None else np.argsort(order))
     if _digest(margins) != digest:
         raise errors.Corrupt(f"{path} is not what its record says; remove the directory and search again")
     return margins

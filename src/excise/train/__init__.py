@@ -1,5 +1,6 @@
 """The engine: the one loop over epochs, and the one module that keeps the mask's promise."""
 
+from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import Pass, Passes, Step, fit_
@@ -9,6 +10,7 @@ from excise.train.task import Task, cross_entropy, forward_pair
 from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 
 __all__ = [
+    "Checkpoints",
     "Cost",
     "Engine",
     "EpochTrace",

@@ -9,6 +9,7 @@ from torch import nn
 
 from excise import errors, params
 from excise.masks import Mask
+from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.task import Task
 
@@ -37,7 +38,7 @@ class Cost:
     Attributes:
         trained_rows: examples passed forward and backward.
         forward_rows: examples passed forward only.
-        seconds: wall time.
+        seconds: wall time; that of a run that goes on from a checkpoint includes what had led there.
         peak_bytes: growth of the process's peak resident memory; 0 if something earlier in the process took more.
         retraining_share: rows passed forward and backward, as a fraction of a retraining's; None where the training plan
             is not known.
@@ -69,6 +70,7 @@ class Engine:
         original: the network as it was before the run, never written to; None where a method is run by hand.
         slow: coordinates whose gradient is multiplied by a factor before each step; None for no such.
         hooks: who watches.
+        checkpoints: where the loop keeps what a killed run goes on from; None for nowhere.
         cost: what was spent; the only thing here that changes.
         trace: one entry an epoch, in order.
     """
@@ -80,6 +82,7 @@ class Engine:
     original: nn.Module | None = None
     slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
+    checkpoints: Checkpoints | None = None
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)
 
