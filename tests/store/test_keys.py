@@ -1,4 +1,5 @@
 import hashlib
+import os
 import stat
 
 import pytest
@@ -6,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from excise import params, store
+from excise import errors, params, store
+from excise.store import keys
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +42,95 @@ def test_a_commitments_key_is_kept_in_the_home_directory_without_a_state_home(tm
     monkeypatch.setenv("HOME", str(tmp_path))
     store.commitment(torch.tensor([3]))
     assert (tmp_path / ".local" / "state" / "excise" / "key").is_file()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "excise" / "keys"
+
+
+def test_a_key_is_kept_for_its_owner_only_and_found_by_its_id(home):
+    several = [keys.new_key() for _ in range(20)]
+    assert len({key.id for key in several}) == len({key.secret for key in several}) == 20
+    for key in several:
+        assert keys.load_key(key.id) == key
+        assert stat.S_IMODE((home / key.id).stat().st_mode) == 0o600
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        assert key.secret.hex() not in repr(key)
+        assert repr(key.secret)[2:-1] not in repr(key)
+        assert key.secret[:4].hex() not in key.id
+
+
+def test_a_seed_does_not_decide_a_key(home):
+    found = set()
+    for _ in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found.add(keys.new_key().secret)
+    assert len(found) == 2
+
+
+def test_a_destroyed_key_is_gone_from_the_disk_and_says_so(home):
+    key, other = keys.new_key(), keys.new_key()
+    for _ in range(2):
+        keys.destroy_key(key.id)
+        assert (home / key.id).read_bytes() == bytes(64)
+        with pytest.raises(errors.BadRequest, match=f"the key {key.id} was destroyed"):
+            keys.load_key(key.id)
+    assert keys.load_key(other.id) == other
+
+
+def test_a_damaged_key_is_refused(home):
+    key = keys.new_key()
+    whole = (home / key.id).read_bytes()
+    for place in range(64):
+        spoiled = bytearray(whole)
+        spoiled[place] ^= 1 << place % 8
+        (home / key.id).write_bytes(spoiled)
+        with pytest.raises(errors.Corrupt, match="is not the key it was"):
+            keys.load_key(key.id)
+    for content in (whole[:-1], whole[:32], b"", whole + b"x"):
+        (home / key.id).write_bytes(content)
+        with pytest.raises(errors.Corrupt, match="is not the key it was"):
+            keys.load_key(key.id)
+
+
+@pytest.mark.parametrize(
+    "id", ["", "../key", "k-..", "k-" + "A" * 32, "/etc/passwd", "k-" + "0" * 33, "k-" + "0" * 32 + "\n"]
+)
+def test_what_is_no_id_reaches_no_file(home, id):
+    for ask in (keys.load_key, keys.destroy_key):
+        with pytest.raises(errors.BadRequest, match="expected the id of a key"):
+            ask(id)
+
+
+def test_a_key_that_is_not_there_is_named(home):
+    for ask in (keys.load_key, keys.destroy_key):
+        with pytest.raises(errors.BadRequest, match=r"expected the key k-0{32} in .*, found none; set XDG_STATE_HOME"):
+            ask("k-" + "0" * 32)
+
+
+def test_a_key_that_cannot_be_read_or_destroyed_is_an_error_of_the_disk(home, monkeypatch):
+    key = keys.new_key()
+
+    def fail(*_args, **_options):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail)
+        with pytest.raises(errors.DiskError, match=r"could not destroy the key .*Input/output error"):
+            keys.destroy_key(key.id)
+    (home / key.id).unlink()
+    (home / key.id).mkdir()
+    with pytest.raises(errors.DiskError, match="cannot be read"):
+        keys.load_key(key.id)
+
+
+def test_without_a_home_there_is_no_place_for_keys(monkeypatch):
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(keys.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(errors.DiskError, match="there is no place for keys: no home"):
+        keys.new_key()
+    with pytest.raises(errors.DiskError, match="the key that hides row ids in records cannot be kept"):
+        store.commitment(torch.tensor([1]))

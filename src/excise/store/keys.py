@@ -1,4 +1,8 @@
-"""Keys that hide row ids in records, kept apart from every record."""
+"""Keys that hide rows and row ids in records, kept apart from every record: in `$XDG_STATE_HOME/excise`.
+
+One key of the machine hides row ids (`commitment`). Besides, each request for deletion may have a key of its own (`Key`),
+which can be destroyed: what was hidden with it then tells nobody anything any more.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,117 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from excise import errors, params
 from excise.store.files import write_bytes
+
+KEY_BYTES = 32
+_ID = re.compile(r"k-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A secret of 32 random bytes, and the random id under which it is kept.
+
+    Attributes:
+        id: `k-` and 32 hexadecimal digits; says nothing about the secret.
+        secret: never shown.
+    """
+
+    id: str
+    secret: bytes = field(repr=False)
+
+
+def new_key() -> Key:
+    """Make a key and keep it, readable by its owner only, in `$XDG_STATE_HOME/excise/keys` under its id.
+
+    Raises:
+        errors.DiskError: it could not be written.
+    """
+    key = Key(f"k-{secrets.token_hex(16)}", secrets.token_bytes(KEY_BYTES))
+    write_bytes(_path_of(key.id), key.secret + hashlib.sha256(key.secret).digest())
+    return key
+
+
+def load_key(id: str) -> Key:
+    """Give the key of an id.
+
+    Raises:
+        errors.BadRequest: no such id, or its key was destroyed.
+        errors.Corrupt: the file was changed.
+        errors.DiskError: it could not be read.
+    """
+    path = _path_of(id)
+    content = _content(path, id)
+    secret = content[:KEY_BYTES]
+    if content and not any(content):
+        raise errors.BadRequest(
+            f"the key {id} was destroyed: what was hidden with it can neither be found again nor shown to anyone"
+        )
+    if content[KEY_BYTES:] != hashlib.sha256(secret).digest():
+        raise errors.Corrupt(
+            f"{path} is not the key it was: it ends in another SHA-256 than that of its content; restore it"
+        )
+    return Key(id, secret)
+
+
+def destroy_key(id: str) -> None:
+    """Overwrite a key with zeros, for good; its empty place stays, so that it can be said later that it was destroyed.
+
+    What the disk or a backup still holds of the old content is their affair. Destroying twice is no error.
+
+    Raises:
+        errors.BadRequest: no such id.
+        errors.DiskError: it could not be overwritten.
+    """
+    path = _path_of(id)
+    content = _content(path, id)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)  # in place, not truncated: over the very bytes
+        try:
+            os.write(descriptor, bytes(len(content)))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise errors.DiskError(
+            f"could not destroy the key {path}: {error.strerror or error}; see who may write there"
+        ) from error
+
+
+def _path_of(id: str) -> Path:
+    if not _ID.fullmatch(id):
+        raise errors.BadRequest(f"expected the id of a key, as k- and 32 hexadecimal digits; found {id!r}")
+    return keys_home() / "keys" / id
+
+
+def _content(path: Path, id: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise errors.BadRequest(
+            f"expected the key {id} in {path.parent}, found none; set XDG_STATE_HOME to where it was made, or restore it"
+        ) from error
+    except OSError as error:
+        raise errors.DiskError(
+            f"the key {path} cannot be read: {error.strerror or error}; see who may read there"
+        ) from error
+
+
+def keys_home() -> Path:
+    """Give the directory of all keys: `$XDG_STATE_HOME/excise`."""
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "excise"
+    except RuntimeError as error:  # no home directory
+        raise errors.DiskError(
+            f"there is no place for keys: {error}; set XDG_STATE_HOME to a directory that may be written"
+        ) from error
 
 
 def commitment(ids: Tensor) -> str:
@@ -29,8 +137,7 @@ def commitment(ids: Tensor) -> str:
 
 def _commitment_key() -> bytes:
     try:
-        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-        path = home / "excise" / "key"
+        path = keys_home() / "key"
         if not path.exists():  # a link is made whole or not at all: of two first runs, both take the first's key
             own = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
             write_bytes(own, secrets.token_bytes(32))
@@ -38,7 +145,7 @@ def _commitment_key() -> bytes:
                 path.hardlink_to(own)
             own.unlink()
         return path.read_bytes()
-    except (OSError, RuntimeError) as error:  # no home directory is a RuntimeError
+    except OSError as error:
         raise errors.DiskError(
             f"the key that hides row ids in records cannot be kept: {error}; set XDG_STATE_HOME to a directory that may be "
             "written"

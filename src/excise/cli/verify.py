@@ -1,0 +1,33 @@
+"""`excise verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from excise import errors, verify
+from excise.cli import show
+
+
+def run(
+    *,
+    receipt: Path,
+    weights: Path | None,
+    log: Path | None,
+    head: str | None,
+    audit: Path | None,
+    quiet: bool,
+    record: Path | None = None,
+) -> tuple[dict[str, Any], int]:
+    """Check a receipt, and what is given beside it; 6 where a file is not what its record says, 3 for other faults."""
+    try:
+        found = verify.faults(receipt, weights=weights, log=log, head=head, audit=audit, record=record)
+    except OSError as error:
+        raise errors.BadData(f"{error.filename} cannot be read: {error.strerror}") from error
+    except verify.Unreadable as error:
+        raise errors.BadRequest(str(error)) from error
+    notes = [] if head else [verify.UNSEEN]
+    to = show.console(quiet=quiet)
+    show.say(to, "\n".join([f"{receipt} is {'not ' if found else ''}valid", *found, *notes]))
+    code = 0 if not found else 6 if any(isinstance(one, verify.Mismatch) for one in found) else 3
+    return {"valid": not found, "reasons": found, "notes": notes}, code
