@@ -1,0 +1,150 @@
+"""`excise purge` on a real run: the released network and what speaks of it stay; the exit code tells what is left."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from excise import errors, store
+from excise.cli import copies
+from excise.cli import purge as command
+from tests.cli.project import tree
+from tests.cli.test_copies import ORACLE, ORIGINAL, banked
+
+
+@pytest.fixture
+def finished(project, unlearn):
+    """A run of `excise unlearn` with leftovers, a bank, and a folder of the user's."""
+    assert unlearn("--recipe", "Nothing", "--quiet").code == 0
+    banked(project / "nets")
+    (project / "run" / "rows.json").write_text("[]")
+    (project / "old").mkdir()
+    (project / "old" / "best.safetensors").write_bytes((project / "w.safetensors").read_bytes())
+    (project / "old" / "net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (project / "old" / "README.md").write_text("# Notes\n")
+    return project
+
+
+def called(capsys, **options):
+    capsys.readouterr()
+    given = {
+        "run": Path("run"),
+        "places": [Path("old")],
+        "bank": Path("nets"),
+        "forget": None,
+        "quarantine": None,
+        "remove": False,
+        "keep": None,
+        "dry_run": False,
+        "strict": False,
+        "quiet": False,
+    }
+    found, code = command.run(**{**given, **options})
+    return found, code, capsys.readouterr().out
+
+
+OWN = {"run/rows.json", f"nets/{ORIGINAL}.safetensors"}
+
+
+def purged(found):
+    return {one["path"] for one in found["purged"]}
+
+
+def test_unasked_what_is_excises_own_goes_and_the_rest_is_told(finished, capsys):
+    found, code, said = called(capsys)
+    assert code == 0 and purged(found) == OWN and found["troubles"] == []
+    assert not any((finished / path).exists() for path in OWN)
+    assert (finished / "nets" / f"{ORACLE}.safetensors").is_file() and (finished / "w.safetensors").is_file()
+    kept = {one["path"]: one["why"] for one in found["kept"]}
+    assert kept == {
+        "old/best.safetensors": "not excise's own; give --remove or --quarantine DIR",
+        "old/net.h5": "cannot be told by itself; look, and remove it yourself",
+        "w.safetensors": "outside of the places named; name its folder with --in",
+    }
+    assert "Removed: run/rows.json (results of single rows)" in said
+    assert "Stays: old/net.h5 (unknown, a file that could not be looked into)" in said and "Backups, snapshots" in said
+    assert not re.search(r"proof|certif|guarant|compliant", said, re.IGNORECASE)
+    names = {path.name for path in (finished / "run").iterdir()}
+    assert names == {"run.json", "model.safetensors", "mask.safetensors", "patch.safetensors"}
+    assert len(store.read_record(finished / "run")["purged"]) == 2
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(finished, capsys):
+    before = tree(finished)
+    found, code, said = called(capsys, dry_run=True, remove=True)
+    assert code == 0 and found["dry_run"] and tree(finished) == before
+    assert "Would be removed: old/best.safetensors" in said and "Nothing was changed." in said
+    really, _, _ = called(capsys, remove=True)
+    assert purged(really) == purged(found) == OWN | {"old/best.safetensors"} and really["kept"] == found["kept"]
+
+
+def test_all_that_is_sure_goes_in_the_end_and_copies_finds_no_more(finished, capsys):
+    places = [Path("old"), Path("w.safetensors"), Path("ids.txt")]
+    found, code, _ = called(capsys, places=places, remove=True)
+    assert code == 0 and {"w.safetensors", "ids.txt"} <= purged(found)
+    found, code, said = called(capsys, places=[Path("old")], remove=True)
+    assert (found["purged"], code) == ([], 0) and "Nothing to take away." in said
+    left, _ = copies.run(run=Path("run"), places=[Path("old")], bank=Path("nets"), forget=None, quiet=True)
+    assert {one["path"]: one["certainty"] for one in left["findings"]} == {
+        "old/net.h5": "unknown",
+        f"nets/{ORACLE}.safetensors": "unknown",  # the ids are gone too
+    }
+
+
+def test_strict_tells_by_the_exit_code_what_was_left_but_for_what_was_to_be_kept(finished, capsys):
+    assert called(capsys, remove=True)[1] == 0
+    assert called(capsys, remove=True, strict=True)[1] == 3
+    keep = [Path("old/net.h5"), Path("w.safetensors")]
+    assert called(capsys, remove=True, strict=True, keep=keep)[1] == 0
+
+
+def test_what_could_not_be_removed_is_told_with_exit_code_three(finished, capsys, monkeypatch):
+    remove = store.remove
+
+    def fail(path):
+        if path.suffix == ".json":
+            raise errors.DiskError("could not remove it: Permission denied")
+        remove(path)
+
+    monkeypatch.setattr(store, "remove", fail)
+    found, code, said = called(capsys)
+    assert code == 3 and purged(found) == OWN - {"run/rows.json"}
+    assert "Not done: run/rows.json: could not remove it: Permission denied" in said
+
+
+def test_a_quarantine_takes_copies_and_is_not_looked_into_again(finished, capsys):
+    digest = store.file_digest(finished / "old" / "best.safetensors")
+    options = {"places": [Path("old"), Path("put-aside")], "quarantine": Path("put-aside")}
+    (finished / "put-aside").mkdir(mode=0o700)
+    _, code, said = called(capsys, **options)
+    assert code == 0 and "Quarantined: old/best.safetensors (the original network)" in said
+    assert store.file_digest(finished / "put-aside" / digest) == digest
+    again, code, _ = called(capsys, **options)
+    assert (again["purged"], code) == ([], 0) and (finished / "put-aside" / digest).is_file()
+    left, _ = copies.run(run=Path("run"), places=[Path("put-aside")], bank=Path("nets"), forget=None, quiet=True)
+    assert f"put-aside/{digest}" in {one["path"] for one in left["findings"]}
+
+
+def test_an_audit_can_still_be_made_from_what_stays(finished, capsys, excise):
+    called(capsys)
+    words = ["audit", "run", "--tier", "T0", "--test", "mine:test", "--plan", "plan.toml", "--bank", "nets", "--quiet"]
+    assert excise(*words) == (0, "", "")
+
+
+def test_it_is_typed_as_any_command(finished, excise, capsys):
+    words = ["purge", "run", "--in", "old", "--bank", "nets", "--keep", "old/net.h5", "--json"]
+    done = excise(*words, "--dry-run", "--remove")
+    assert done.code == 0 and purged(done.json) == OWN | {"old/best.safetensors"}
+    assert excise(*words, "--quarantine", "aside", "--remove").code == 2
+    done = excise(*words, "--quarantine", "aside", "--strict")
+    assert done.code == 3 and purged(done.json) == OWN | {"old/best.safetensors"}  # the original stays
+    assert (finished / "aside" / "quarantined.json").is_file()
+
+
+def test_wishes_that_contradict_one_another_change_nothing(finished, capsys):
+    before = tree(finished)
+    with pytest.raises(errors.BadRequest, match="expected one of --remove and --quarantine DIR, found both"):
+        called(capsys, remove=True, quarantine=Path("put-aside"))
+    with pytest.raises(errors.BadRequest, match="--quarantine: run/hidden lies in the run directory"):
+        called(capsys, quarantine=Path("run/hidden"), dry_run=True)
+    assert tree(finished) == before
