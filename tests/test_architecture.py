@@ -56,6 +56,8 @@ MAX_FILE_LINES = 400
 MAX_BODY_LINES = 75
 FORBIDDEN_NAMES = re.compile(r"(utils?|helpers?|misc|common|core|managers?|old|.*_(v\d+|new|old))")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torchvision"}
+FORBIDDEN_MODULES |= {"yaml", "ruamel", "jsonpickle"}  # text that builds objects
+FORBIDDEN_MODULES |= {"urllib", "http", "ftplib", "requests", "aiohttp", "httpx"}  # nothing goes out
 FORBIDDEN_CALLS = {
     "eval": "runs text",
     "exec": "runs text",
@@ -73,7 +75,18 @@ FORBIDDEN_CALLS = {
     "numpy.save": "writes past the store",
     "numpy.savez": "writes past the store",
     "shutil.rmtree": "removes directories",
+    "subprocess.getoutput": "runs a shell",
+    "subprocess.getstatusoutput": "runs a shell",
+    "tempfile.mktemp": "gives a name that another may take first",
+    "shutil.unpack_archive": "writes where an archive says",
+    "socket.socket": "speaks to other machines",
+    "socket.create_connection": "speaks to other machines",
+    "torch.jit.load": "runs code from a file",
+    "torch.package.PackageImporter": "runs code from a file",
+    "torch.hub.load": "runs code from elsewhere",
+    "torch.hub.load_state_dict_from_url": "fetches files",
 }
+LOADERS = {"load", "loads", "load_file", "load_state_dict_from_url", "Unpickler", "read_archive", "fromfile", "loadtxt"}
 SEEDING = {
     "torch.manual_seed",
     "torch.seed",
@@ -294,6 +307,8 @@ def nothing_dangerous(sources):
                 yield f"{where} {FORBIDDEN_CALLS[name]}"
             if name == "torch.load" and keywords.get("weights_only") != "True":
                 yield f"{where} without weights_only=True"
+            if name.rpartition(".")[2] in ("extractall", "extract") and isinstance(call.func, ast.Attribute):
+                yield f"{where} writes where an archive says"
             if keywords.get("shell", "False") != "False":
                 yield f"{where} with a shell"
             if keywords.get("allow_pickle", "False") != "False":
@@ -302,6 +317,19 @@ def nothing_dangerous(sources):
                 yield f"{where} seeds a global generator outside seeds.py"
             if name == "print" and source.package != "cli":
                 yield f"{where} outside cli/"
+
+
+def no_second_try(sources):
+    """What a careful reader has refused is not given to another one."""
+    for source in sources:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Try):
+                inside = {id(one) for handler in node.handlers for one in ast.walk(handler)}
+                yield from (
+                    f"{source.path}:{call.lineno}: {name} in an `except`, where a reader has failed"
+                    for call, name in source.calls()
+                    if id(call) in inside and name.rpartition(".")[2] in LOADERS
+                )
 
 
 def no_accelerator(sources):
@@ -359,6 +387,7 @@ RULES = (
     names_say_something,
     short,
     nothing_dangerous,
+    no_second_try,
     no_accelerator,
     one_writer,
     mirrored,
@@ -405,6 +434,26 @@ def test_the_house_keeps(rule):
         (nothing_dangerous, "masks.py", "import numpy as np\nnp.load(p, allow_pickle=True)"),
         (nothing_dangerous, "masks.py", "import subprocess\nsubprocess.run(c, shell=True)"),
         (nothing_dangerous, "masks.py", "from os import system\nsystem(c)"),
+        (nothing_dangerous, "masks.py", "import yaml\nyaml.load(text)"),
+        (nothing_dangerous, "masks.py", "import tempfile\ntempfile.mktemp()"),
+        (nothing_dangerous, "masks.py", "import tarfile\ntarfile.open(p).extractall(d)"),
+        (nothing_dangerous, "masks.py", "archive.extract(name, d)"),
+        (nothing_dangerous, "masks.py", "import shutil\nshutil.unpack_archive(p, d)"),
+        (nothing_dangerous, "masks.py", "import subprocess\nsubprocess.getoutput(c)"),
+        (nothing_dangerous, "masks.py", "import torch\ntorch.load(p, weights_only=careful)"),
+        (nothing_dangerous, "masks.py", "import torch\ntorch.jit.load(p)"),
+        (nothing_dangerous, "masks.py", "import urllib.request"),
+        (nothing_dangerous, "masks.py", "from socket import create_connection as c\nc(('a', 1))"),
+        (
+            no_second_try,
+            "masks.py",
+            "import torch\ntry:\n    read(p)\nexcept ValueError:\n    torch.load(p, weights_only=True)",
+        ),
+        (
+            no_second_try,
+            "masks.py",
+            "try:\n    pass\nexcept OSError:\n    try:\n        x = np.load(p)\n    finally:\n        pass",
+        ),
         (nothing_dangerous, "masks.py", "import torch as t\nt.manual_seed(0)"),
         (nothing_dangerous, "masks.py", "import numpy as np\nnp.random.seed(0)"),
         (nothing_dangerous, "masks.py", "import random\nrandom.seed(0)"),
@@ -433,6 +482,11 @@ def test_a_rule_objects_to(rule, path, text):
         (imports_at_top, "data/sets/image_folder.py", "def f():\n    from PIL import Image"),
         (nothing_dangerous, "store/tensors.py", "import torch\ntorch.load(p, weights_only=True)"),
         (nothing_dangerous, "cli/show.py", "print(1)"),
+        (
+            no_second_try,
+            "store/tensors.py",
+            "try:\n    torch.load(p)\nexcept OSError as error:\n    raise Bad(p) from error",
+        ),
         (nothing_dangerous, "seeds.py", "import torch\ntorch.manual_seed(0)"),
         (one_writer, "data/rows.py", "path.open('rb')"),
         (one_writer, "data/rows.py", "text.replace('w', 'a')"),

@@ -252,8 +252,7 @@ class Mask:
             errors.BadData: not a mask file, or one whose header and content disagree.
         """
         packed, metadata = store.read_tensors(Path(path))
-        if metadata.get("kind") != "excise-mask-1":
-            raise errors.BadData(f"{path} is not a mask written by excise; make one with `excise localize`")
+        store.require_form(Path(path), metadata, "excise-mask-1", "make one with `excise localize`")
         try:
             shapes = msgspec.json.decode(metadata["shapes"], type=dict[str, tuple[list[int], list[int]]])
             entries = {name: _unpack(packed[name], tuple(small)) for name, (_, small) in shapes.items()}

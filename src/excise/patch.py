@@ -74,6 +74,12 @@ class Patch:
             raise errors.MaskMismatch(
                 "this patch was made for other weights than these; apply it to the original network"
             )
+        sizes = {name: value.numel() for name, value in params.unwrapped(model).state_dict().items()}
+        for name, index in self.places.items():
+            if int(index[-1:].sum()) >= sizes.get(name, 0):
+                raise errors.MaskMismatch(
+                    f"this patch changes values of {name!r} that the network does not have; make the patch again"
+                )
         return self._written(model, self.after)
 
     def revert(self, model: nn.Module) -> nn.Module:
@@ -121,13 +127,15 @@ class Patch:
             errors.BadData: not a patch file, or one whose parts disagree.
         """
         tensors, metadata = store.read_tensors(Path(path))
-        if metadata.get("kind") != "excise-patch-1":
-            raise errors.BadData(f"{path} is not a patch written by excise")
+        store.require_form(Path(path), metadata, "excise-patch-1", "make one with `excise unlearn`")
         places = {name.removeprefix("place/"): value for name, value in tensors.items() if name.startswith("place/")}
         after = {name.removeprefix("value/"): value for name, value in tensors.items() if name.startswith("value/")}
         fits = places.keys() == after.keys() and "base_digest" in metadata
         if not fits or any(
-            place.dtype != torch.int64 or place.ndim != 1 or place.shape != after[name].shape
+            place.dtype != torch.int64
+            or place.ndim != 1
+            or place.shape != after[name].shape
+            or bool((place[:1] < 0).any() | (place.diff() <= 0).any())
             for name, place in places.items()
         ):
             raise errors.BadData(f"{path}: its places and its values disagree; make the patch again")

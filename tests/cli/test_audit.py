@@ -130,6 +130,8 @@ def test_an_audit_that_left_its_plan_is_refused(project, made, audit, excise, ed
     else:
         held["plan"]["deciding"] = held["plan"]["deciding"][:1]
     path.write_text(json.dumps(held))
+    assert excise("report", "run").code == 6 and audit().code == 6  # it is not what the record says
+    store.amend_record(path.parent, {"audit.json": path.read_bytes()})
     assert excise("report", "run").code == 6 and audit().code == 6
 
 
@@ -228,7 +230,9 @@ def test_what_ones_own_training_raises_is_told_as_ones_own(project, made, audit,
     done = audit("--plan", plan)
     assert done.code == 2 and done.err.splitlines()[-1].startswith(f"excise: --plan: {plan}() raised {message}")
     after = tree(project)
-    assert after.pop("run/audit-plan.json") and "did not foresee" not in done.err and after == before
+    assert "did not foresee" not in done.err
+    assert after.pop("run/audit-plan.json") and after.pop("run/run.json") != before.pop("run/run.json")
+    assert after == before and "audit-plan.json" in store.read_record(project / "run")["files"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "mask.safetensors", "patch.safetensors"])
@@ -302,12 +306,12 @@ def test_the_run_of_another_command_is_refused(localize, excise):
 )
 def test_a_record_that_lacks_something_is_corrupt(project, made, audit, damage):
     path = project / "run" / "run.json"
-    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    store.write_sealed(path, damage(store.read_sealed(path)))
     done = audit()
     assert done.code == 6 and "run/run.json is not a record that this version can read" in done.err
 
 
 def test_numbers_of_another_form_are_replaced(project, made, audit):
     assert audit().code == 0
-    (project / "run" / "audit.json").write_text("[]")
+    store.amend_record(project / "run", {"audit.json": b"[]"})
     assert audit("--json").json["verdict"] in ("PASS", "FAIL")

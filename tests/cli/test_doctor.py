@@ -114,7 +114,7 @@ def test_the_loader_is_looked_at(doctor):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"groups": "nowhere.txt"}, "--groups: nowhere.txt cannot be read: .*No such file.*one value a line"),
+        ({"groups": "nowhere.txt"}, "--groups: nowhere.txt cannot be read: .*found none.*one value a line"),
         ({"groups": "w.npy"}, "--groups: w.npy cannot be read: "),
         ({"groups": "ids.txt"}, "groups: expected one value for each of the 200 training rows, by id; found 10"),
         ({"loader": "own:fails"}, r"--loader: own:fails\(\) raised ValueError: out of luck; correct it there"),

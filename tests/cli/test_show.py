@@ -169,3 +169,12 @@ def test_modules_are_drawn_to_scale_and_those_without_are_left_out():
 @pytest.mark.parametrize(("value", "expected"), [(0.0, "0.0"), (1.0, "100.0"), (0.12345, "12.3"), (None, "–")])
 def test_percentages(value, expected):
     assert show.percent(value) == expected
+
+
+def test_names_in_tables_are_no_markup_and_no_orders_to_the_terminal():
+    name = "[red]a[/red]\x1b[2J[/]"
+    for table in (show.modules_table({name: 1.0}), show.accuracy_table({name: dict.fromkeys(show.PARTS, 0.5)})):
+        assert drawn(table)[1].startswith("[red]a[/red][/] ")
+    found = {"num_oracles": 2, "oracle_seconds": 1.0, "rows": [row(name)]}
+    title, *_, line = drawn(show.story_table(name, found), 120)
+    assert title.strip() == "[red]a[/red][/]" and line.startswith("[red]a[/red][/] ")

@@ -1,3 +1,4 @@
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -46,6 +47,10 @@ def weights(change):
         store.write_tensors(Path("w.safetensors"), change(state))
 
     return prepare
+
+
+def pipe():
+    os.mkfifo("pipe")
 
 
 def cut():
@@ -100,6 +105,13 @@ BAD = {
     "ids huge": bad(r"something else in line 2 of ids\.txt", prepare=text("ids.txt", f"3\n{10**30}\n")),
     "ids as large as 18 digits": bad(INSIDE, prepare=text("ids.txt", "9" * 18)),
     "ids no text": bad(r"--forget: ids\.txt cannot be read as row ids: .*utf-8", prepare=raw("ids.txt", b"\xff\xfe1")),
+    "ids in other digits": bad(r"something else in line 2 of ids\.txt", prepare=text("ids.txt", "1\n\u0663\n")),
+    "ids a pipe": bad(r"--forget: pipe cannot be read as row ids: .*a pipe or a device", prepare=pipe, forget="pipe"),
+    "ids a device": bad(r"/dev/zero cannot be read as row ids: .*a pipe or a device", forget="/dev/zero"),
+    "ids a name that is too long": bad(r"cannot be read as row ids: .*File name too long", forget="x" * 300),
+    "ids more than twice the rows": bad(
+        r"found 400 ids that were given before \(at positions", prepare=text("ids.txt", "7 " * 402 + "Alice")
+    ),
     "ids a folder": bad(r"--forget: \. cannot be read as row ids: .*directory", forget="."),
     "ids all rows": bad(
         r"forget: all 200 training rows; nothing is left to retain", prepare=text("ids.txt", str([*range(200)])[1:-1])
@@ -288,9 +300,21 @@ BAD = {
         prepare=text("plan.toml", "epochs = 3\nlr = -0.1\n"),
         plan="plan.toml",
     ),
-    "plan no TOML": bad(r"--plan: plan\.toml: ", prepare=text("plan.toml", "epochs: 3"), plan="plan.toml"),
-    "plan no text": bad(r"--plan: plan\.json: ", prepare=raw("plan.json", b"\xff\xfe"), plan="plan.json"),
-    "plan a folder": bad(r"--plan: p\.toml: .*directory", prepare=lambda: Path("p.toml").mkdir(), plan="p.toml"),
+    "plan deep": bad(
+        r"--plan: plan\.toml .*nested too deeply", prepare=text("plan.toml", "a=" + "[" * 9999), plan="plan.toml"
+    ),
+    "plan with a field twice": bad(
+        r"--plan: plan\.json .*the key 'lr' is given twice",
+        prepare=text("plan.json", '{"epochs": 3, "lr": 0.1, "lr": 9.0}'),
+        plan="plan.json",
+    ),
+    "plan no TOML": bad(
+        r"--plan: plan\.toml cannot be read as TOML", prepare=text("plan.toml", "epochs: 3"), plan="plan.toml"
+    ),
+    "plan no text": bad(r"--plan: plan\.json is not JSON", prepare=raw("plan.json", b"\xff\xfe"), plan="plan.json"),
+    "plan a folder": bad(
+        r"--plan: p\.toml is not a readable file: .*directory", prepare=lambda: Path("p.toml").mkdir(), plan="p.toml"
+    ),
     "plan no plan": bad(
         r"--plan: expected mine:number to be an excise\.TrainPlan or train\(.*found int", plan="mine:number"
     ),

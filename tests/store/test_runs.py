@@ -260,3 +260,18 @@ def test_a_request_is_kept_as_it_was_when_given(tmp_path):
     run = store.RunDirectory(tmp_path, mine)
     mine["ids"].append(2)
     assert run.request == {"ids": [1]}
+
+
+def test_a_requests_digest_depends_on_its_values_and_not_on_their_order(tmp_path):
+    one, other = ({"a": 1, "b": [0.1]}, {"b": [0.1], "a": 1})
+    digests = [store.RunDirectory(tmp_path, request).digest for request in (one, other, {"a": 1, "b": [0.2]})]
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == hashlib.sha256(b'{"a":1,"b":[0.1]}').hexdigest()
+
+
+def test_a_directory_that_would_hold_the_key_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "run" / ".state"))
+    with pytest.raises(
+        errors.BadRequest, match=r"--out: .*run would hold .*key, the key that hides row ids in records"
+    ):
+        store.RunDirectory(tmp_path / "run", REQUEST).finished()

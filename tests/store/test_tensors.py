@@ -1,3 +1,4 @@
+import os
 import pickle
 import re
 import zipfile
@@ -10,6 +11,7 @@ from torch import nn
 
 from excise import errors, params, store
 from tests.cases import CASES
+from tests.hostile import corpus
 
 
 def names(directory):
@@ -152,7 +154,7 @@ def test_a_pt_file_that_is_missing_damaged_or_no_state_dict_is_refused(tmp_path)
         store.read_weights(path)
     torch.save({"weight": torch.arange(1000.0)}, path)
     whole = path.read_bytes()
-    for damaged in (b"", b"PK", whole[: len(whole) // 2]):
+    for damaged in (b"", b"PK", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(damaged)
         with pytest.raises(errors.BadData, match="or is damaged"):
             store.read_weights(path)
@@ -172,3 +174,85 @@ def test_safetensors_written_by_others_are_read(tmp_path):
     state = CASES["mlp"].make().state_dict()
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
     assert params.digest(store.read_weights(tmp_path / "w.safetensors")) == params.digest(state)
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"), [("2.9.1", False), ("1.13.0+cpu", False), ("2.10.0", True), ("3.0.0a0", True)]
+)
+def test_pickled_weights_are_taken_with_a_torch_that_has_no_known_hole(tmp_path, monkeypatch, version, taken):
+    state = {"weight": torch.arange(3.0)}
+    torch.save(state, tmp_path / "w.pt")
+    monkeypatch.setattr(torch, "__version__", version)
+    if taken:
+        assert params.digest(store.read_weights(tmp_path / "w.pt")) == params.digest(state)
+        return
+    for name in ("w.pt", "w.pth"):
+        with pytest.raises(
+            errors.BadData, match=rf"with torch 2\.10 or later, found {re.escape(version)}; update torch, or"
+        ):
+            store.read_weights(tmp_path / name)
+
+
+def test_pickled_weights_are_read_without_an_unpickler(tmp_path, monkeypatch):
+    torch.save({"weight": torch.arange(3.0)}, tmp_path / "w.pt")
+    for module, name in ((pickle, "Unpickler"), (pickle, "_Unpickler"), (pickle, "loads"), (torch, "load")):
+        monkeypatch.setattr(module, name, None)
+    assert store.read_weights(tmp_path / "w.pt")["weight"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "safetensors"])
+def test_a_pipe_is_not_waited_for(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"w.{suffix}")
+    with pytest.raises(errors.BadData, match="it is a pipe or a device; write its content to a file"):
+        store.read_weights(tmp_path / f"w.{suffix}")
+
+
+def test_weights_that_may_not_be_read_are_told(tmp_path, monkeypatch):
+    torch.save({"weight": torch.arange(3.0)}, tmp_path / "w.pt")
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(errors.BadData, match=r"w\.pt is not a readable file: Permission denied"):
+        store.read_weights(tmp_path / "w.pt")
+
+
+HEADERS = {
+    "a header of 17 million bytes": "a header of 17000025 bytes, at most 16777216",
+    "a header of 100,001 tensors": "more than 100000 tensors",
+    "a header of a million notes": "more than 100000 tensors",
+    "a shape of 100,000 axes": "a tensor of more than 64 axes, or of an impossible size",
+    "a shape past 64 bits": "a tensor of more than 64 axes, or of an impossible size",
+    "a name twice": "a name that is given twice in its header",
+    "a deep header": "no header",
+    "two tensors in one place": "is not a readable safetensors file",
+    "a tensor past the end": "is not a readable safetensors file",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("read", [store.read_tensors, store.read_metadata])
+def test_a_header_that_costs_or_says_too_much_is_refused(tmp_path, name, read):
+    corpus.make(name, tmp_path / "w.safetensors", tmp_path / "marker")
+    with pytest.raises(errors.BadData, match=HEADERS[name]):
+        read(tmp_path / "w.safetensors")
+
+
+def test_as_many_tensors_as_a_large_network_has_are_read(tmp_path):
+    state = {f"layers.{index}.weight": torch.full((1,), float(index)) for index in range(3000)}
+    metadata = {"names": " ".join(state)}
+    store.write_tensors(tmp_path / "w.safetensors", state, metadata)
+    found, told = store.read_tensors(tmp_path / "w.safetensors")
+    assert params.digest(found) == params.digest(state) and told == metadata
+
+
+@pytest.mark.parametrize("found", ["", "excise-mask", "excise-patch-2", "excise-mask-0", "excise-mask-x", "mask-2"])
+def test_a_file_of_another_kind_is_told_from_one_of_a_later_form(tmp_path, found):
+    store.require_form(tmp_path / "m", {"kind": "excise-mask-1"}, "excise-mask-1", "make one")
+    with pytest.raises(errors.BadData, match="m is not a mask written by excise; make one"):
+        store.require_form(tmp_path / "m", {"kind": found}, "excise-mask-1", "make one")
+    with pytest.raises(
+        errors.BadData, match=r"written by a newer excise \(excise-mask-12, this one reads excise-mask-1\)"
+    ):
+        store.require_form(tmp_path / "m", {"kind": "excise-mask-12"}, "excise-mask-1", "make one")

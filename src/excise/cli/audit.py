@@ -12,17 +12,21 @@ from torch import nn
 
 from excise import errors, params, store
 from excise.cli import choices, show, tables
+from excise.cli.stopping import stoppable
 from excise.masks import Mask
 from excise.oracles import default_bank
 from excise.oracles.retrain import TrainFunction
 from excise.patch import Patch
 from excise.pipeline import Audit, Unlearned, audit
 from excise.pipeline.audited import audit_page, environment
-from excise.pipeline.planning import require_planned
+from excise.pipeline.planning import AuditPlan, require_planned
 from excise.pipeline.policy import CONTROLS
 from excise.pipeline.probing import Confusion, Goal, Trigger
-from excise.pipeline.unlearned import MASK, MODEL
+from excise.pipeline.row_results import ROWS, row_results
+from excise.pipeline.unlearned import MASK, MODEL, PATCH
 from excise.recipes import Recipe
+from excise.report import render
+from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Spent
 from excise.train.plan import TrainPlan
 
@@ -87,8 +91,9 @@ def run(
     seed: int,
     device: str,
     quiet: bool,
+    rows: bool = False,
 ) -> tuple[dict[str, Any], int]:
-    """Audit the network of a run directory; write audit.json and report.html into it."""
+    """Audit the network of a run directory; write audit.json and report.html into it, and rows.json if that is wanted."""
     to = show.console(quiet=quiet)
     record, asked, made = _read_run(run)
     how = _plan(plan or asked.plan, needed=tier != "T0")
@@ -120,14 +125,15 @@ def run(
         "confused": confused,
         "search": None if search is None else str(search),
         "seed": seed,
-        "audited": record["files"],
+        "audited": {name: record["files"].get(name) for name in (MODEL, MASK, PATCH)},
         "environment": environment(),
     }
-    numbers = _finished(run, request)
+    numbers = _finished(run, record, request, (NUMBERS, PAGE, *((ROWS,) if rows else ())))
     if numbers is None:
         goal = _goal(trigger, confused)
         again = _recipe_again(asked, how, required=tier == "T2", to=to)
-        with show.progress(quiet=quiet) as hooks:
+        kept = Checkpoints(None)
+        with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
             done = audit(
                 _unlearned(run, asked, made, problem.model, again),
                 problem.split,
@@ -144,12 +150,10 @@ def run(
                 hooks=hooks,
                 bank=bank or default_bank(),
                 keep_originals=keep_originals,
-                on_plan=lambda planned: store.write_json(
-                    run / PLAN, {**to_builtins(planned), "digest": planned.digest}
-                ),
+                checkpoints=kept,
+                on_plan=lambda planned: _planned(run, planned),
             )
-        _put_aside(run, to)
-        numbers = _written(run, request, done, record["result"])
+            numbers = _written(run, request, done, record["result"], to, rows=rows)
     else:
         show.say(to, f"{run} already holds this audit, complete; nothing was done.")
     found = {**numbers, "report": str(run / PAGE)}
@@ -181,7 +185,8 @@ def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, _Made]:
     """Give the record of a run of `excise unlearn`, what was asked there and what was made, files checked."""
     if not (run / store.RECORD).is_file():
         raise errors.BadRequest(f"expected the directory of an `excise unlearn` run, found no {store.RECORD} in {run}")
-    record = store.read_record(run)
+    gone = {name for name in (NUMBERS, PAGE, PLAN, ROWS) if not (run / name).exists()}  # are made again
+    record = store.read_record(run, but=gone)
     try:
         asked = msgspec.convert(record.get("request"), _Asked)
         if asked.command == "unlearn":
@@ -206,7 +211,7 @@ def _recipe_again(asked: _Asked, plan: object, *, required: bool, to: Console) -
 
 def _search(directory: Path) -> Cost:
     """Give what a search of `excise tune` cost, from its directory."""
-    held = store.read_json(directory / "result.json")
+    held = store.read_sealed(directory / "result.json")
     try:
         return msgspec.convert({key: held.get(key, 0) for key in ("seconds", "trained_rows", "forward_rows")}, Cost)
     except (AttributeError, msgspec.ValidationError) as error:
@@ -235,19 +240,11 @@ def _goal(trigger: str | None, confused: str | None) -> Goal | None:
     return Confusion(int(pair[0]), int(pair[1]))
 
 
-def _put_aside(run: Path, to: Console) -> None:
-    """Keep the numbers of another audit of this run under a name of their own."""
-    if not (run / NUMBERS).is_file():
-        return
-    held = store.read_json(run / NUMBERS)
-    name = f"audit-{str(held.get('plan_digest', 'earlier'))[:12] if isinstance(held, dict) else 'earlier'}.json"
-    store.write_bytes(run / name, (run / NUMBERS).read_bytes())
-    show.say(to, f"{run} holds another audit; its numbers are kept as {name}.")
-
-
-def _finished(run: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(
+    run: Path, record: dict[str, Any], request: dict[str, Any], wanted: tuple[str, ...]
+) -> dict[str, Any] | None:
     """Give the numbers of this very audit, if it has been made."""
-    if not (run / NUMBERS).is_file() or not (run / PAGE).is_file():
+    if not all(name in record["files"] and (run / name).exists() for name in wanted):
         return None
     held = store.read_json(run / NUMBERS)
     same = isinstance(held, dict) and held.get("request") == msgspec.json.decode(msgspec.json.encode(request))
@@ -257,12 +254,40 @@ def _finished(run: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     return _without(held, "page", "request")
 
 
-def _written(run: Path, request: dict[str, Any], done: Audit, made: dict[str, Any]) -> dict[str, Any]:
-    """Write the page, then the numbers, which say that the audit is complete; of the run, what its record says."""
-    done.save(run / PAGE)
+def _planned(run: Path, plan: AuditPlan) -> None:
+    """Write down what will be measured, before it is."""
+    store.amend_record(run, {PLAN: store.json_bytes({**to_builtins(plan), "digest": plan.digest})})
+
+
+def _written(
+    run: Path, request: dict[str, Any], done: Audit, made: dict[str, Any], to: Console, *, rows: bool
+) -> dict[str, Any]:
+    """Write numbers and page (and rows) and enter them in the run's record; of the run, say what its record says.
+
+    The numbers of another audit of this run are kept under a name of their own.
+    """
     numbers = {**done.to_dict(), "unlearned": made, "request": request}
-    store.write_json(run / NUMBERS, {**numbers, "page": msgspec.to_builtins(audit_page(done))})
+    page = audit_page(done)
+    earlier = _earlier(run, request)  # first: it is kept before another takes its place
+    if earlier:
+        show.say(to, f"{run} holds another audit; its numbers are kept as {min(earlier)}.")
+    new = {NUMBERS: store.json_bytes({**numbers, "page": to_builtins(page)}), PAGE: render(page).encode()}
+    if rows:
+        new[ROWS] = store.json_bytes(row_results(done))
+        show.say(to, f"{run / ROWS} holds what was found row by row, under names that only your key can give to rows.")
+    store.amend_record(run, {**earlier, **new}, audit={"verdict": done.verdict, "plan_digest": numbers["plan_digest"]})
     return _without(store.read_json(run / NUMBERS), "page", "request")
+
+
+def _earlier(run: Path, request: dict[str, Any]) -> dict[str, bytes]:
+    """Give the numbers of another audit under the name they are kept by; nothing where this very one was broken off."""
+    if not (run / NUMBERS).is_file():
+        return {}
+    held = store.read_json(run / NUMBERS)
+    if isinstance(held, dict) and held.get("request") == msgspec.json.decode(msgspec.json.encode(request)):
+        return {}
+    digest = held.get("plan_digest", "earlier") if isinstance(held, dict) else "earlier"
+    return {f"audit-{str(digest)[:12]}.json": (run / NUMBERS).read_bytes()}
 
 
 def _without(held: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _table(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         known = bool(entry.architecture)
         rows, seconds = (f"{entry.num_rows:,}", f"{entry.seconds:.1f}") if known else ("–", "–")
-        many = (entry.architecture or "–", rows, size(entry.num_bytes), _age(entry.created, now), seconds)
+        many = (show.cell(entry.architecture or "–"), rows, size(entry.num_bytes), _age(entry.created, now), seconds)
         table.add_row(entry.kind, *many)
     return table
 

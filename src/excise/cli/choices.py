@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from excise.localize import (
 )
 from excise.localize.scores import Granularity
 from excise.recipes import RECIPES, Recipe
+from excise.store.values import read_array
 from excise.train.plan import TrainPlan
 
 CRITERIA: dict[str, Callable[[], Localizer]] = {
@@ -138,8 +138,8 @@ def read_numbers(path: Path) -> Tensor:
         errors.BadRequest: no such file, or something else in it.
     """
     try:
-        found = torch.as_tensor(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError) as error:
+        found = torch.as_tensor(read_array(path))
+    except (errors.BadData, ValueError, TypeError) as error:
         raise errors.BadRequest(f"expected a .npy file of numbers at {path}: {error}") from error
     if found.ndim != 1 or found.is_complex() or not bool(found.isfinite().all()):
         raise errors.BadRequest(

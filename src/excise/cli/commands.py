@@ -34,6 +34,9 @@ from excise.cli.options import (
 from excise.version import __version__
 
 Asked = tuple[str, dict[str, Any]]
+"""The module beside this file that does the work, and its options."""
+UNSEEDED = frozenset({"report", "recipes", "bank", "fsck", "copies", "purge", "verify"})
+"""Modules that take neither seed nor device."""
 
 app = typer.Typer(
     name="excise",
@@ -89,6 +92,9 @@ def unlearn(
     keep_statistics: Annotated[
         bool, typer.Option("--keep-statistics", help="Do not recompute batch normalisation's statistics from retain.")
     ] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="So much work is lost at most if the process is killed; 0 keeps every step.")
+    ] = 30.0,
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -242,6 +248,9 @@ def audit(
         str | None, typer.Option(help="pkg.mod:apply=CLASS, a planted pattern and its class: is it gone?")
     ] = None,
     confused: Annotated[str | None, typer.Option(help="I,J, two classes that were exchanged: is it gone?")] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Also write rows.json: what was found row by row, under opaque names.")
+    ] = False,
     search: Annotated[
         Path | None,
         typer.Option(help="Directory of the `excise tune` that chose the settings: its cost is counted too."),

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -17,6 +16,7 @@ from excise import errors
 from excise.cli import show, tables
 from excise.diagnosis import Finding, doctor
 from excise.diagnosis.findings import SEVERITIES, counted
+from excise.store.values import MAX_TEXT_BYTES, read_array, read_content
 
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "dim"}
 
@@ -57,9 +57,9 @@ def read_groups(path: Path) -> list[Any]:
     """
     try:
         if path.suffix == ".npy":
-            return list(np.load(path, allow_pickle=False).tolist())
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, ValueError, EOFError, TypeError) as error:
+            return list(read_array(path).tolist())
+        return [line.strip() for line in read_content(path, MAX_TEXT_BYTES).decode("utf-8-sig").splitlines()]
+    except (errors.BadData, UnicodeDecodeError, TypeError) as error:
         raise errors.BadRequest(
             f"--groups: {path} cannot be read: {error}; give a text file with one value a line, or a .npy array"
         ) from error
@@ -101,6 +101,7 @@ def _table(found: list[Finding]) -> Table:
     columns = (Column("severity", no_wrap=True), Column("finding", overflow="fold"))
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for one in found:
-        lines = Text.assemble(one.what, "\n", ("where   ", "bold"), one.where, "\n", ("remedy  ", "bold"), one.remedy)
+        what, where, remedy = (show.cell(text) for text in (one.what, one.where, one.remedy))
+        lines = Text.assemble(what, "\n", ("where   ", "bold"), where, "\n", ("remedy  ", "bold"), remedy)
         table.add_row(Text(one.severity, style=STYLES[one.severity]), lines)
     return table

@@ -9,17 +9,18 @@ import contextlib
 import importlib
 import os
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 import msgspec
 import typer
 
 from excise import errors
-from excise.cli.commands import app
+from excise.cli import commands_custody, commands_ledger  # noqa: F401 - they add their commands
+from excise.cli.commands import UNSEEDED, app
+from excise.cli.printable import printable
+from excise.cli.stopping import Terminated, listen
 from excise.cli.wrapping import wrapped
 
 
@@ -33,14 +34,15 @@ def call(words: Sequence[str]) -> int:
         room, options = asked
         as_json, debug = options.pop("as_json"), options.pop("debug")
         del options["config"]
-        if room in ("report", "recipes", "bank"):  # taken, like everywhere, and of no use there
+        if room in UNSEEDED:  # taken, like everywhere, and of no use there
             del options["seed"], options["device"]
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # users' code may print
             found, code = importlib.import_module(f"excise.cli.{room}").run(**options)
-    except (Exception, KeyboardInterrupt, _Terminated) as error:
+    except (Exception, KeyboardInterrupt, Terminated) as error:
         if debug:
             traceback.print_exc()
         message, code = _explained(error)
+        message = printable(message)
         found = {"error": message, "exit_code": code}
         text = f"excise: {message}"
         typer.echo(wrapped(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text, err=True)
@@ -52,8 +54,8 @@ def call(words: Sequence[str]) -> int:
 def _explained(error: BaseException) -> tuple[str, int]:
     """Give the message and the exit code of whatever was raised."""
     text, cause = f"{type(error).__name__}: {error}", error.__cause__ or error
-    if isinstance(error, _Terminated | KeyboardInterrupt):
-        word, code = ("terminated", 143) if isinstance(error, _Terminated) else ("interrupted", 130)
+    if isinstance(error, Terminated | KeyboardInterrupt):
+        word, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         return f"{word}; nothing is half-written; give the same command again to go on", code
     if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and "allocate" in str(cause)):  # torch's own
         return f"out of memory ({type(cause).__name__}: {cause}); take smaller batches", errors.OutOfMemory.exit_code
@@ -69,17 +71,9 @@ def _explained(error: BaseException) -> tuple[str, int]:
     return f"an error that excise did not foresee: {text}; give --debug to see where", errors.ExciseError.exit_code
 
 
-class _Terminated(BaseException):
-    """SIGTERM: stops whatever is running as Ctrl-C does, so that everything is put away."""
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise _Terminated
-
-
 def run() -> None:
     """Enter from the shell."""
-    signal.signal(signal.SIGTERM, _terminate)
+    listen()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a bar is no reason to fail in a C locale
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,7 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
     """Take a TOML file's values as if they had been typed, after what was typed."""
     if path is None:
         return None
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise errors.BadRequest(f"--config: {path} cannot be read as TOML: {error}") from error
+    values = _toml(path)
     known = {name.lstrip("-"): option for option in context.command.params for name in option.opts}
     known = {name: option for name, option in known.items() if name not in ("config", "help")}
     typed: dict[str, Any] = {}
@@ -36,8 +34,26 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 
 def _word(path: Path, key: str, value: object) -> str:
     if not isinstance(value, str | int | float):
-        raise errors.BadRequest(f"--config: {path}: {key}: expected a string, a number or a boolean, found {value!r}")
+        raise errors.BadRequest(
+            f"--config: {path}: {key}: expected a string, a number or a boolean, found {reprlib.repr(value)}"
+        )
     return str(value)
+
+
+_MAX_BYTES = 16 << 10  # a key of many dots takes the square of its length to read; store.values, without torch
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise errors.BadRequest(f"--config: {path} cannot be read as TOML: it is a pipe or a device")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise errors.BadRequest(f"--config: {path}: expected at most {_MAX_BYTES} bytes of options, found more")
+        return tomllib.loads(content.decode())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise errors.BadRequest(f"--config: {path} cannot be read as TOML: {error}") from error
 
 
 Json = Annotated[

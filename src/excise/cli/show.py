@@ -10,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
+from excise.cli.printable import printable
 from excise.cli.wrapping import wrapped
 from excise.train.hooks import Hooks
 
@@ -22,7 +24,13 @@ def console(*, quiet: bool) -> Console:
 
 def say(to: Console, text: str) -> None:
     """Print sentences: broken between words on a terminal, as they are elsewhere."""
+    text = printable(text)
     to.print(wrapped(text, to.width) if to.is_terminal else text, markup=False, soft_wrap=True)
+
+
+def cell(text: str) -> Text:
+    """Give a name for a table or a bar: shown as it is, brackets and all."""
+    return Text(printable(text))
 
 
 class Stages(Hooks):
@@ -56,7 +64,7 @@ class Bars(Stages):
 
     def on_stage(self, name: str, num_steps: int) -> None:
         """Show the stage."""
-        title = self._indent + self.title(name)
+        title = printable(self._indent + self.title(name))
         self._progress.reset(self._stage, description=title, total=num_steps, visible=True)
 
     def on_step(self) -> None:
@@ -98,7 +106,9 @@ def progress(*, quiet: bool, total: int | None = None, label: str = "") -> Itera
         yield Lines(to)
     else:
         columns = (
-            TextColumn("{task.description}", table_column=Column(width=38 if total else 14, no_wrap=True)),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(width=38 if total else 14, no_wrap=True)
+            ),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeRemainingColumn(compact=True),
@@ -125,7 +135,7 @@ PARTS = ("forget", "retain", "test")
 def story_table(title: str, found: Mapping[str, Any]) -> Table:
     """Give the demo's table of one split, oracles first; fits 80 columns."""
     table = plain_table("accuracy % (gap)", *PARTS, "attack", "seconds", "cost")
-    table.title, table.title_justify, table.title_style = title, "left", "bold"
+    table.title, table.title_justify, table.title_style = cell(title), "left", "bold"
     first = found["rows"][0]
     means = first["oracle_mean"]
     table.add_row(
@@ -139,7 +149,7 @@ def story_table(title: str, found: Mapping[str, Any]) -> Table:
     for row in found["rows"]:
         share = "–" if row["retraining_share"] is None else f"{100 * row['retraining_share']:.0f} %"
         cells = [_marked(row, part) for part in PARTS]
-        table.add_row(row["recipe"], *cells, percent(row["attack"]), f"{row['seconds']:.2f}", share)
+        table.add_row(cell(row["recipe"]), *cells, percent(row["attack"]), f"{row['seconds']:.2f}", share)
     return table
 
 
@@ -154,7 +164,7 @@ def accuracy_table(accuracy: Mapping[str, Mapping[str, float]]) -> Table:
     """Give accuracies before, after, and of networks that never saw the rows."""
     table = plain_table("accuracy %", *PARTS)
     for name, values in accuracy.items():
-        table.add_row(name, *(percent(values[part]) for part in PARTS))
+        table.add_row(cell(name), *(percent(values[part]) for part in PARTS))
     return table
 
 
@@ -164,7 +174,7 @@ def measures_table(title: str, measures: Sequence[Mapping[str, Any]]) -> Table:
     table.padding = (0, 1, 0, 0)
     for one in measures:
         table.add_row(
-            one["name"].replace("recalibrated_forget_accuracy", "recalibrated_forget"),
+            cell(one["name"].replace("recalibrated_forget_accuracy", "recalibrated_forget")),
             f"{one['value']:+.2g}",
             f"{one['low']:+.2g} … {one['high']:+.2g}",
             f"{one['null_low']:+.2g} … {one['null_high']:+.2g}",
@@ -179,5 +189,5 @@ def modules_table(fractions: Mapping[str, float]) -> Table:
     table.add_column(no_wrap=True)
     for name, fraction in fractions.items():
         if fraction > 0:
-            table.add_row(name, percent(fraction), "█" * round(30 * fraction))
+            table.add_row(cell(name), percent(fraction), "█" * round(30 * fraction))
     return table

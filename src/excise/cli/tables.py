@@ -5,10 +5,12 @@ Recipes and criteria are read in `choices`, places in `places`.
 
 from __future__ import annotations
 
+import array
 import difflib
 import functools
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from excise.masks import Mask
 from excise.networks import NETWORKS
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.unlearned import MASK
+from excise.store.values import MAX_TEXT_BYTES, read_array, read_content, read_json, read_toml
 from excise.train.plan import TrainPlan
 
 _Value = TypeVar("_Value")
@@ -219,26 +222,30 @@ def read_ids(path: Path, num_rows: int) -> Tensor:
     """
     try:
         if path.suffix == ".npy":
-            return checks.as_ids("--forget", np.load(path, allow_pickle=False), num_rows)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise errors.BadSplit(f"--forget: expected a file of row ids at {path}, found none") from error
-    except errors.ExciseError:
-        raise
-    except (OSError, ValueError, EOFError) as error:
+            return checks.as_ids("--forget", read_array(path), num_rows)
+        text = read_content(path, MAX_TEXT_BYTES).decode("utf-8-sig")
+    except (errors.BadData, UnicodeDecodeError) as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise errors.BadSplit(f"--forget: expected a file of row ids at {path}, found none") from error
         raise errors.BadSplit(f"--forget: {path} cannot be read as row ids: {error}") from error
-    ids = []
-    for number, line in enumerate(lines, 1):
-        for word in line.partition("#")[0].replace(",", " ").split():
-            if not word.removeprefix("-").removeprefix("+").isdecimal() or len(word) > _LONGEST_ID:
-                raise errors.BadSplit(
-                    f"--forget: expected integers, row ids from 0 to {num_rows - 1}; found something else in line "
-                    f"{number} of {path}"
-                )
-            ids.append(int(word))
-    return checks.as_ids("--forget", ids, num_rows)
+    ids = array.array("q")
+    for found in _WORD.finditer(text):
+        word = found[0]
+        if word[0] == "#":
+            continue
+        digits = word[1:] if word[0] in "+-" else word
+        if not (digits.isascii() and digits.isdecimal()) or len(word) > _LONGEST_ID:
+            line = text.count("\n", 0, found.start()) + 1
+            raise errors.BadSplit(
+                f"--forget: expected integers, row ids from 0 to {num_rows - 1}; found something else in line {line} of {path}"
+            )
+        ids.append(int(word))
+        if len(ids) > 2 * num_rows:  # so many are refused, whatever follows
+            break
+    return checks.as_ids("--forget", np.frombuffer(ids, np.int64) if ids else [], num_rows)
 
 
+_WORD = re.compile(r"#[^\r\n]*|[^\s,#]+")
 _LONGEST_ID = 18  # digits; more do not fit 64 bits
 
 
@@ -282,13 +289,13 @@ def _told_as_theirs(train: TrainFunction, what: str) -> TrainFunction:
 
 def _plan_in(path: Path) -> TrainPlan:
     try:
-        decode = msgspec.toml.decode if path.suffix == ".toml" else msgspec.json.decode
-        return decode(path.read_bytes(), type=TrainPlan)
-    except FileNotFoundError as error:
-        raise errors.BadRequest(f"--plan: expected a file at {path}, found none") from error
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+        return msgspec.convert((read_toml if path.suffix == ".toml" else read_json)(path), TrainPlan)
+    except (errors.ExciseError, msgspec.ValidationError) as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise errors.BadRequest(f"--plan: expected a file at {path}, found none") from error
+        what = f"{path}: {error}" if isinstance(error, msgspec.ValidationError) else str(error)
         fields = ", ".join(TrainPlan.__struct_fields__)
-        raise errors.BadRequest(f"--plan: {path}: {error}; a plan has the fields {fields}") from error
+        raise errors.BadRequest(f"--plan: {what}; a plan has the fields {fields}") from error
 
 
 def plan_values(plan: TrainPlan | TrainFunction | None) -> dict[str, Any] | None:

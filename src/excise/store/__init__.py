@@ -3,12 +3,13 @@
 from excise.store.files import file_digest, left_over, remove, sweep, write_bytes
 from excise.store.keys import commitment
 from excise.store.locks import LOCK, holder, lock
-from excise.store.runs import LAST_FINITE, RECORD, RunDirectory, amend_record, forget_files, read_record
+from excise.store.runs import CHECKPOINTS, LAST_FINITE, RECORD, RunDirectory, amend_record, forget_files, read_record
 from excise.store.sealed import read_sealed, sealed_bytes, write_sealed
-from excise.store.tensors import read_metadata, read_tensors, read_weights, write_tensors
-from excise.store.values import read_json, write_json
+from excise.store.tensors import read_metadata, read_tensors, read_weights, require_form, write_tensors
+from excise.store.values import json_bytes, read_json, write_json
 
 __all__ = [
+    "CHECKPOINTS",
     "LAST_FINITE",
     "LOCK",
     "RECORD",
@@ -18,6 +19,7 @@ __all__ = [
     "file_digest",
     "forget_files",
     "holder",
+    "json_bytes",
     "left_over",
     "lock",
     "read_json",
@@ -27,6 +29,7 @@ __all__ = [
     "read_tensors",
     "read_weights",
     "remove",
+    "require_form",
     "sealed_bytes",
     "sweep",
     "write_bytes",

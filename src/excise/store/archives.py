@@ -120,7 +120,14 @@ def read_archive(path: Path) -> dict[str, Tensor]:
                     raise UnreadableError(f"its tensors would take {total} bytes, many times the file")
                 raw = {one.storage.key: one.storage for one in described.values()}
                 stored = {key: _bytes_of(archive, entries[f"data/{key}"]) for key in raw}
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, struct.error, UnicodeDecodeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,
+            EOFError,
+            struct.error,
+            UnicodeDecodeError,
+        ) as error:
             raise UnreadableError(f"no whole archive: {error}") from error
     return {name: _tensor(one, stored[one.storage.key]) for name, one in described.items()}
 
@@ -195,7 +202,9 @@ def _told() -> Iterator[None]:
         raise UnreadableError("a list of tensors that torch.save does not write") from error
 
 
-def _step(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], entries: dict[str, zipfile.ZipInfo]) -> None:
+def _step(
+    name: str, argument: Any, stack: list[Any], memo: dict[int, Any], entries: dict[str, zipfile.ZipInfo]
+) -> None:
     match name:
         case "PROTO" if argument == 2:
             pass
@@ -283,10 +292,14 @@ def _called(function: str, arguments: tuple[Any, ...]) -> object:
     if function not in (_TENSOR, _TYPED_TENSOR):
         raise TypeError
     storage, offset, size, stride, _, hooks, *more = arguments
-    dtype = _TYPES[_exactly(_Named, more.pop(0)).name] if function == _TYPED_TENSOR else _exactly(_Storage, storage).dtype
+    dtype = (
+        _TYPES[_exactly(_Named, more.pop(0)).name] if function == _TYPED_TENSOR else _exactly(_Storage, storage).dtype
+    )
     if hooks or any(more):
         raise UnreadableError("a tensor with hooks, or conjugated")
-    return _fitting(_Described(_exactly(_Storage, storage), dtype, offset, _exactly(tuple, size), _exactly(tuple, stride)))
+    return _fitting(
+        _Described(_exactly(_Storage, storage), dtype, offset, _exactly(tuple, size), _exactly(tuple, stride))
+    )
 
 
 def _fitting(one: _Described) -> _Described:
@@ -302,7 +315,9 @@ def _fitting(one: _Described) -> _Described:
 
 
 def _state(value: object) -> dict[str, _Described]:
-    if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, _Described) for k, v in value.items()):
+    if not isinstance(value, dict) or not all(
+        isinstance(k, str) and isinstance(v, _Described) for k, v in value.items()
+    ):
         kind = "Tensor" if isinstance(value, _Described) else type(value).__name__
         raise NoStateDictError(kind)
     return value
@@ -315,7 +330,7 @@ class NoStateDictError(UnreadableError):
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     """Read an entry, checked against its CRC."""
     raw = torch.empty(entry.file_size, dtype=torch.uint8)
-    into, at = memoryview(raw.numpy()), 0
+    into, at = raw.numpy().data, 0
     with archive.open(entry) as file:
         while chunk := file.read(_CHUNK_BYTES):
             into[at : at + len(chunk)] = chunk

@@ -1,12 +1,13 @@
 """Whole files or nothing: the one writer, and what it leaves behind when it is killed.
 
-Everything that changes the disk ends in one of six calls (`os.open`, `os.write`, `os.fsync`, `os.replace`, `os.unlink`,
-`os.mkdir`), so that a test can make the n-th of them fail.
+Everything that changes the disk ends in one of seven calls (`os.open`, `os.write`, `os.fsync`, `os.replace`, `os.unlink`,
+`os.mkdir`, `os.rmdir`), so that a test can make the n-th of them fail.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -28,27 +29,37 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         errors.DiskError: the file could not be written; whatever stood under `path` before is untouched. (If only the
             last step fails, the sync of the directory, the new file is there, whole, but might not survive a power cut.)
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         make_directory(path.parent)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        temporary, descriptor = _begun(path)
         try:
-            try:
-                _write_all(descriptor, content)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _write_all(descriptor, content)
+            os.fsync(descriptor)
             temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):  # swept by the next run
                 temporary.unlink()
             raise
+        finally:
+            os.close(descriptor)
         _sync_directory(path.parent)
     except OSError as error:
         raise errors.DiskError(
             f"could not write {path} ({len(content)} bytes): {error.strerror or error}; "
             "free some space or choose another directory"
         ) from error
+
+
+def _begun(path: Path) -> tuple[Path, int]:
+    """Make the temporary file of a write, and hold it as long as its descriptor is open, so that no sweep takes it away."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # swept before it was held
 
 
 def _write_all(descriptor: int, content: bytes | memoryview) -> None:
@@ -101,15 +112,31 @@ def left_over(directory: Path) -> list[Path]:
 
 
 def sweep(directories: Iterable[Path]) -> list[Path]:
-    """Remove what broken-off writes have left in directories that nobody else writes to now; give what was removed.
+    """Remove what broken-off writes have left in directories, others may be writing there; give what was removed.
 
     Raises:
         errors.DiskError: a file could not be removed.
     """
-    gone = [path for directory in directories for path in left_over(directory)]
-    for path in gone:
+    return [path for directory in directories for path in left_over(directory) if _swept(path)]
+
+
+def _swept(path: Path) -> bool:
+    """Remove a temporary file, unless a process is writing it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:  # it has got its name in between
+        return False
+    except OSError:  # not to be read: of nobody's write
         remove(path)
-    return gone
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def file_digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import msgspec
 
 from excise import errors
 from excise.store.files import file_digest, remove, write_bytes
-from excise.store.places import inside, require_private
+from excise.store.keys import keys_home
+from excise.store.places import inside, require_apart, require_private
 from excise.store.sealed import read_sealed, write_sealed
 
 RECORD = "run.json"
@@ -40,12 +41,17 @@ class RunDirectory:
         self.path = path
         self.request = msgspec.json.decode(msgspec.json.encode(dict(request)))
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the request."""
+        return hashlib.sha256(msgspec.json.encode(self.request, order="deterministic")).hexdigest()
+
     def finished(self) -> dict[str, Any] | None:
         """Give the record if this very request was completed here and every file is what the record says.
 
         Raises:
-            errors.BadRequest: the directory holds another request's run or a stranger's files, is a file, or anybody
-                may write there.
+            errors.BadRequest: the directory holds another request's run or a stranger's files, is a file, would hold the
+                key that hides row ids, or anybody may write there.
             errors.Corrupt: a file of the run was changed or is gone.
         """
         place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
@@ -54,6 +60,7 @@ class RunDirectory:
         if not (self.path / RECORD).exists():
             if not os.access(place, os.W_OK | os.X_OK):
                 raise errors.DiskError(f"--out: {place} may not be written by this user; choose another directory")
+            require_apart(keys_home() / "key", self.path, "--out")
             if place == self.path:
                 require_private(place, "--out")
                 self._refuse_foreign()
@@ -89,8 +96,8 @@ class RunDirectory:
         return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
 
 
-def read_record(directory: Path) -> dict[str, Any]:
-    """Read a run directory's record and check every file against it.
+def read_record(directory: Path, *, but: Collection[str] = ()) -> dict[str, Any]:
+    """Read a run directory's record and check every file against it, those named in `but` left out.
 
     Raises:
         errors.BadData: no record there.
@@ -101,7 +108,7 @@ def read_record(directory: Path) -> dict[str, Any]:
     pending = record.get("pending", {})
     for name, expected in record["files"].items():
         fault = file_fault(directory, name, {expected, pending.get(name, expected)})
-        if fault is not None:
+        if fault is not None and name not in but:
             raise errors.Corrupt(fault)
     return record
 
@@ -122,18 +129,20 @@ def amend_record(directory: Path, contents: Mapping[str, bytes] | None = None, *
         errors.Corrupt: the record is not what was written.
     """
     record = _record(directory)
+    before = msgspec.json.encode(record)
     record["files"].update(_arrived(directory, record.pop("pending", {})))
     new = {name: hashlib.sha256(content).hexdigest() for name, content in (contents or {}).items()}
-    if new:
+    if any(record["files"].get(name) != digest for name, digest in new.items()):
         write_sealed(directory / RECORD, {**record, "pending": new})
-        for name, content in (contents or {}).items():
-            write_bytes(inside(directory, name), content)
+    for name, content in (contents or {}).items():
+        write_bytes(inside(directory, name), content)
     record["files"] = dict(sorted({**record["files"], **new}.items()))
     for name, value in sections.items():
         record.pop(name, None)
         if value is not None:
             record[name] = value
-    write_sealed(directory / RECORD, record)
+    if msgspec.json.encode(record) != before:
+        write_sealed(directory / RECORD, record)
     return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
 
 

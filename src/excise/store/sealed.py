@@ -15,7 +15,7 @@ import msgspec
 
 from excise import errors
 from excise.store.files import write_bytes
-from excise.store.values import read_json
+from excise.store.values import json_bytes, read_json
 
 _SEAL = "seal"
 
@@ -24,7 +24,7 @@ def sealed_bytes(value: Mapping[str, Any]) -> bytes:
     """Give plain values (or msgspec structures) as a sealed file holds them."""
     plain = msgspec.json.decode(msgspec.json.encode({key: part for key, part in value.items() if key != _SEAL}))
     seal = hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
-    return msgspec.json.format(msgspec.json.encode({**plain, _SEAL: seal}), indent=1) + b"\n"
+    return json_bytes({**plain, _SEAL: seal})
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

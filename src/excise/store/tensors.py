@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,13 @@ import torch
 from torch import Tensor
 
 from excise import errors
+from excise.store.archives import NoStateDictError, UnreadableError, read_archive
 from excise.store.files import write_bytes
+from excise.store.values import require_regular
+
+MAX_HEADER_BYTES = 16 << 20
+MAX_TENSORS = 100_000
+OLDEST_TORCH = (2, 10)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -42,22 +50,69 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def require_form(path: Path, metadata: Mapping[str, str], kind: str, remedy: str) -> None:
+    """Refuse a safetensors file whose metadata says another kind of content, or a form of a later version of this library.
+
+    Raises:
+        errors.BadData: another kind, such as `excise-mask-2` where `excise-mask-1` is what is read here.
+    """
+    found, (what, _, number) = metadata.get("kind", ""), kind.rpartition("-")
+    later = found.rpartition("-")
+    if later[0] == what and later[2].isdecimal() and int(later[2]) > int(number):
+        raise errors.BadData(
+            f"{path} was written by a newer excise ({found}, this one reads {kind}); update excise to read it"
+        )
+    if found != kind:
+        raise errors.BadData(f"{path} is not a {what.rpartition('-')[2]} written by excise; {remedy}")
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    require_regular(path)
     try:
+        _require_small_header(path)
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError as error:
         raise errors.BadData(f"expected weights at {path}, found no such file") from error
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.BadData(f"{path} is not a readable safetensors file: {error}") from error
 
 
+def _require_small_header(path: Path) -> None:
+    """Refuse a header that is valid and costs seconds or gigabytes, one with a name given twice, or with absurd shapes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes, at most {MAX_HEADER_BYTES}")
+        header = file.read(length)
+    if header.count(b"{") > MAX_TENSORS or header.count(b":") > 6 * MAX_TENSORS:
+        raise ValueError(f"more than {MAX_TENSORS} tensors")
+    try:
+        told = json.loads(header, object_pairs_hook=_each_once)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError("no header") from error
+    shapes = [one.get("shape") for one in told.values() if isinstance(one, dict)] if isinstance(told, dict) else []
+    for shape in shapes:
+        if isinstance(shape, list) and (
+            len(shape) > 64 or not all(str(size).isdecimal() and size < 2**48 for size in shape)
+        ):
+            raise ValueError("a tensor of more than 64 axes, or of an impossible size")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name that is given twice in its header")
+    return found
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from `.safetensors`, or from `.pt`/`.pth` with `weights_only=True`; anything else is refused.
+    """Read a state dict from `.safetensors`, or from `.pt`/`.pth` without running anything of it; all else is refused.
 
     Raises:
-        errors.BadData: another suffix, no such file, a file that needs code to be read, or not a dict of tensors.
+        errors.BadData: another suffix, no such file, a file that needs code to be read, or not a dict of tensors; or a
+            `.pt`/`.pth` file with a torch before 2.10.
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
@@ -66,17 +121,31 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"expected weights as .safetensors, or .pt/.pth holding only tensors; found {path.name!r}; "
             "convert with safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         )
-    if not path.is_file():
-        raise errors.BadData(f"expected weights at {path}, found no such file")
+    _require_torch(path)
+    require_regular(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's own words tell how to run the code after all
+        return read_archive(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise errors.BadData(f"expected weights at {path}, found no such file") from error
+    except NoStateDictError as error:
         raise errors.BadData(
-            f"{path} cannot be read without running code from it, or is damaged ({type(error).__name__}); "
+            f"{path} holds a {error}, expected a state dict of tensors; save model.state_dict() alone"
+        ) from error
+    except UnreadableError as error:
+        raise errors.BadData(
+            f"{path} cannot be read without running code from it, or is damaged ({error}); "
             "save the state dict alone: torch.save(model.state_dict(), path)"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+    except OSError as error:
+        raise errors.BadData(f"{path} is not a readable file: {error.strerror or error}") from error
+
+
+def _require_torch(path: Path) -> None:
+    """Refuse pickled weights beside a torch whose own loader could be made to write past its memory (CVE-2026-24747)."""
+    found = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
+    if found < OLDEST_TORCH:
         raise errors.BadData(
-            f"{path} holds a {type(state).__name__}, expected a state dict of tensors; save model.state_dict() alone"
+            f"{path}: .pt and .pth files are taken with torch {'.'.join(map(str, OLDEST_TORCH))} or later, found "
+            f"{torch.__version__}; update torch, or convert with safetensors.torch.save_file(model.state_dict(), "
+            "'weights.safetensors')"
         )
-    return state

@@ -1,0 +1,202 @@
+import json
+import re
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from excise import lifecycle, store, verify
+from excise.cli import commands_ledger  # noqa: F401 - adds its commands
+from excise.cli import ledger as work
+from excise.lifecycle import requesting
+from tests.cli.project import typed
+
+OPEN = {
+    "--model": "mine:make",
+    "--weights": "w.safetensors",
+    "--data": "mine:train",
+    "--test": "mine:test",
+    "--plan": "plan.toml",
+    "--max-drop": "0.5",
+}
+RUN = ("run", "life", "--recipe", "Finetune", "--set", "epochs=1", "--tier", "T0")
+
+
+@pytest.fixture
+def ledger(excise, monkeypatch):
+    monkeypatch.setattr(requesting, "now", lambda: "2026-02-01T10:00:00Z")
+
+    def call(*words):
+        return excise("ledger", *words, "--json")
+
+    assert call("open", "life", *typed(OPEN)).code == 0
+    return call
+
+
+def test_a_life_from_the_first_request_to_a_receipt_that_verifies(ledger, excise, project):
+    asked = ledger("request", "life", "--forget", "ids.txt", "--reason", "mislabel")
+    assert asked.code == 0 and re.fullmatch("[0-9a-f]{32}", asked.json["id"])
+    assert (asked.json["num_rows"], asked.json["due"], asked.json["state"]) == (10, "2026-03-03", "open")
+    found = ledger("status", "life").json
+    assert found["waiting"] == 1 and found["requests"][0]["id"] == asked.json["id"]
+    done = ledger(*RUN)
+    assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE" and done.json["adopted"]
+    assert ledger("head", "life", "--out", "head.json").json == {"seq": 1, "hash": done.json["receipt"]}
+    assert ledger("receipt", "life", asked.json["id"], "--out", "receipt.json").json["receipt"]["seq"] == 1
+    model = project / done.json["out"] / "model.safetensors"
+    with_log = {"log": project / "life" / "receipts.jsonl", "head": json.loads((project / "head.json").read_text())}
+    assert verify.faults(project / "receipt.json", weights=model, **with_log) == []
+    again = ledger("replay", "life")
+    assert again.code == 0 and again.json["valid"] and again.json["replayed"][0]["outcome"] == "valid"
+    assert ledger("forget-key", "life", asked.json["id"]).json["request"] == asked.json["id"]
+    lost = ledger("replay", "life", "1")
+    assert lost.code == 3 and "was destroyed" in lost.json["reasons"][0]
+
+
+def test_a_receipt_is_held_against_a_replay_of_the_ledger_it_comes_from(ledger, project):
+    ledger("request", "life", "--forget", "ids.txt")
+    ledger(*RUN)
+    ledger("receipt", "life", "1", "--out", "receipt.json")
+    receipt, life = project / "receipt.json", project / "life"
+    assert work.replay_faults(receipt, life, "cpu", quiet=True) == []
+    told = json.loads(receipt.read_text())
+    for changed in ({**told, "model_after": told["model_before"]}, {**told, "seq": None}, []):
+        receipt.write_text(json.dumps(changed))
+        assert work.replay_faults(receipt, life, "cpu", quiet=True) == [
+            f"replay: this receipt is not the one that {life} holds under its number"
+        ]
+
+
+def test_the_same_in_words(ledger, excise, project):
+    (project / "few.txt").write_text("1\n2\n")
+    said = excise("ledger", "request", "life", "--forget", "ids.txt", "--due", "2026-02-03").out
+    assert re.match(
+        r"Request [0-9a-f]{32}: 10 rows, exact copies included; due 2026-02-03\.\nAnswer it by: excise", said
+    )
+    said = excise("ledger", "status", "life").out
+    assert "OVERDUE" in said and "1 waiting, 1 overdue; in use: the original" in said
+    said = excise("ledger", *RUN).out
+    assert "Run 1: 1 requests, verdict INCONCLUSIVE; receipt 1." in said
+    assert re.search(
+        r"0 waiting, 0 overdue; in use: life/runs/0001/model\.safetensors", excise("ledger", "status", "life").out
+    )
+    head = lifecycle.head("life")
+    assert excise("ledger", "head", "life").out == f"1:{head['hash'].removeprefix('sha256:')}\n"
+    assert "Check it by: excise verify r.json" in excise("ledger", "receipt", "life", "1", "--out", "r.json").out
+    assert excise("ledger", "replay", "life").out == "receipt 1: valid\n"
+    assert excise("ledger", "status", "life", "--quiet").out == ""
+
+
+def test_records_are_taken_by_content_and_what_is_no_training_row_is_an_error(ledger, project):
+    (project / "asked.py").write_text(
+        "import mine\n\n\ndef two():\n    inputs, labels = mine.train()\n    return inputs[[5, 9]], labels[[5, 9]]\n"
+    )
+    assert ledger("request", "life", "--records", "asked:two").json["num_rows"] == 2
+    done = ledger("request", "life", "--records", "mine:test")
+    assert done.code == 2 and "in no training row" in done.json["error"]
+    assert len(ledger("status", "life").json["requests"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("request", "life", "--forget", "none.txt"), 2, "expected a file of row ids at none.txt, found none"),
+        (("request", "life"), 2, "expected either row ids to forget or records"),
+        (
+            ("request", "life", "--forget", "ids.txt", "--due", "soon"),
+            2,
+            "--due: expected a date as YYYY-MM-DD, found 'soon'",
+        ),
+        (("request", "life", "--forget", "ids.txt", "--due", "2026-01-31"), 2, "due: expected a date from today"),
+        (("request", "life", "--forget", "ids.txt", "--reason", "spite"), 2, "reason: expected one of erasure"),
+        (("request", "nowhere", "--forget", "ids.txt"), 2, "found none; begin one with `excise ledger open`"),
+        (("run", "life"), 2, "expected open requests to answer, found none"),
+        (("run", "life", "--recipe", "DELL"), 2, "did you mean 'DEL'"),
+        (("receipt", "life", "1", "--out", "r.json"), 2, "expected a receipt with the number 1 (there are 0)"),
+        (("forget-key", "life", "abc"), 2, "expected an answered request under the id abc, found none"),
+        (("open", "life", *typed(OPEN)), 2, "expected an empty or new directory for a ledger"),
+        (("open", "other", *typed(OPEN, max_drop=2)), 2, "max_drop: expected a fraction"),
+    ],
+    ids=lambda value: " ".join(value[:5]) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_done_is_one_message_and_an_exit_code(ledger, project, words, code, message):
+    done = ledger(*words)
+    assert (done.code, done.json["exit_code"]) == (code, code) and message in done.json["error"]
+    assert not (project / "nowhere").exists() and not (project / "other").exists()
+
+
+def test_a_network_that_lost_too_much_is_refused_with_the_way_out(ledger, monkeypatch):
+    ledger("request", "life", "--forget", "ids.txt")
+    monkeypatch.setattr(lifecycle.Subject, "test_accuracy", lambda *_: 0.1)
+    done = ledger(*RUN)
+    assert done.code == 3 and "--accept-drop" in done.json["error"] and "--anew" in done.json["error"]
+    done = ledger(*RUN, "--accept-drop")
+    assert done.code == 0 and done.json["adopted"] and done.json["run"] == 1
+
+
+def test_a_run_that_fails_its_audit_leaves_the_requests_open_and_says_so_by_its_code(ledger, excise, monkeypatch):
+    ledger("request", "life", "--forget", "ids.txt")
+    found = {
+        "run": 1,
+        "requests": [1],
+        "verdict": "FAIL",
+        "seq": 1,
+        "reasons": ["why"],
+        "adopted": False,
+        "report": "r",
+    }
+    monkeypatch.setattr(work.Ledger, "run", lambda *_, **__: found)
+    done = excise("ledger", *RUN)
+    assert done.code == 3 and "requests stay open; run again with another recipe" in done.out
+    monkeypatch.setattr(work.Ledger, "run", lambda *_, **__: {**found, "verdict": "INVALID"})
+    assert excise("ledger", *RUN).code == 4
+
+
+def test_without_the_original_weights_the_ledger_goes_on_from_its_own_and_cannot_be_replayed(ledger, project):
+    ledger("request", "life", "--forget", "ids.txt")
+    assert ledger(*RUN).code == 0
+    (project / "w.safetensors").unlink()
+    (project / "more.txt").write_text("1\n")
+    assert ledger("request", "life", "--forget", "more.txt").code == 0
+    done = ledger(*RUN)
+    assert done.code == 0 and done.json["drift"]["distance"] is None
+    lost = ledger("replay", "life")
+    assert lost.code == 2 and "a replay begins with the original network" in lost.json["error"]
+
+
+def test_a_ledger_from_python_is_gone_on_with_from_python(ledger, project):
+    made = work._ledger(project / "life", "cpu")
+    lifecycle.Ledger.open(
+        project / "own", made.subject.model, made.subject.trained._given[0], test=made.subject.trained._given[1]
+    )
+    for words in (("request", "own", "--forget", "ids.txt"), ("run", "own"), ("replay", "own")):
+        done = ledger(*words)
+        assert done.code == 2 and "own was opened from Python, and does not say where network" in done.json["error"]
+    assert ledger("status", "own").code == 0
+
+
+def test_nothing_that_is_said_promises_more_than_is_known(ledger, excise, project):
+    ledger("request", "life", "--forget", "ids.txt")
+    said = [
+        excise("ledger", *RUN),
+        excise("ledger", "status", "life"),
+        excise("ledger", "--help"),
+        excise("ledger", "run", "--help"),
+    ]
+    text = " ".join(one.out + one.err for one in said) + (project / "life" / "receipts.jsonl").read_text()
+    assert not re.search("proof|certif|guarante|complian", text, re.IGNORECASE)
+
+
+def test_the_forget_files_path_and_ids_are_in_no_file_of_the_ledger(ledger, project):
+    (project / "jane-doe.txt").write_text((project / "ids.txt").read_text())
+    ledger("request", "life", "--forget", "jane-doe.txt")
+    ledger(*RUN)
+    held = b"".join(path.read_bytes() for path in (project / "life").rglob("*") if path.is_file())
+    assert b"jane-doe" not in held and b"0, 20, 40" not in held and b"0,20,40" not in held
+
+
+def test_days_are_counted_from_the_day_received(ledger):
+    ledger("request", "life", "--forget", "ids.txt")
+    one = lifecycle.status("life", today=date(2026, 2, 11))["requests"][0]
+    assert (one["received"], one["days_left"]) == ("2026-02-01T10:00:00Z", 20)
+    assert not Path("life", store.LOCK).exists()

@@ -1,0 +1,5 @@
+"""The command line's project in an empty directory."""
+
+from tests.cli.conftest import excise, project, trained
+
+__all__ = ["excise", "project", "trained"]
