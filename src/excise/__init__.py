@@ -1,8 +1,8 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
-The front door: `Split`, `doctor`, `tune`, `unlearn`, `audit`, `TrainPlan`, `Mask`, and the rooms `recipes`, `methods`,
-`localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`. Names are looked up when first used, so that
-importing `excise` does not import torch.
+The front door: `Split`, `doctor`, `tune`, `unlearn`, `audit`, `Ledger`, `TrainPlan`, `Mask`, and the rooms `recipes`,
+`methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`. Names are looked up when first used,
+so that importing `excise` does not import torch.
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from excise import data, localize, measure, methods, networks, observe, oracles, recipes, testing
     from excise.data import Split
     from excise.diagnosis import Finding, doctor
+    from excise.lifecycle import Ledger
     from excise.masks import Mask
     from excise.pipeline import Audit, Canaries, Confusion, Trigger, Tuning, Unlearned, audit, tune, unlearn
     from excise.train import Hooks, TrainPlan
@@ -25,6 +26,7 @@ _HOMES = {
     "Confusion": "excise.pipeline",
     "Finding": "excise.diagnosis",
     "Hooks": "excise.train",
+    "Ledger": "excise.lifecycle",
     "Mask": "excise.masks",
     "Split": "excise.data",
     "TrainPlan": "excise.train",
@@ -45,6 +47,7 @@ __all__ = [
     "ExciseError",
     "Finding",
     "Hooks",
+    "Ledger",
     "Mask",
     "Split",
     "TrainPlan",

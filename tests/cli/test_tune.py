@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from excise import recipes
+from excise import recipes, store
 from excise.cli import tune
 from tests.cli.project import UNLEARN, tree, typed
 
@@ -31,7 +31,7 @@ def test_what_was_chosen_is_what_unlearn_takes(project, excise, tuned):
     assert found["settings"] == best["settings"] and found["value"] == best["value"]
     assert found["retraining_share"] == sum(one["settings"]["epochs"] for one in found["trials"]) / 200
     assert found["set"] == ["momentum=0.5", *(f"{key}={value}" for key, value in best["settings"].items())]
-    assert json.loads((project / "tuned" / "result.json").read_text()) == found
+    assert store.read_sealed(project / "tuned" / "result.json") == found
 
     given = {key: value for key, value in UNLEARN.items() if key != "--out"}
     first = excise("unlearn", *typed(given), "--config", "tuned/settings.toml", "--out", "by-file", "--json")

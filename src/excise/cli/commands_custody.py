@@ -89,7 +89,10 @@ def verify(
         str | None, typer.Option(help="The log's head as it was exported: SEQ:HASH, or a file of `excise ledger head`.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="The audit.json that the receipt sums up.")] = None,
-    record: Annotated[Path | None, typer.Option(help="The commitment's opening for one record.")] = None,
+    record: Annotated[Path | None, typer.Option(help="The path from one record to the commitment's root.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The ledger: its runs up to this one are repeated.")
+    ] = None,
     seed: NoSeed = 0,
     device: NoDevice = "cpu",
     as_json: Json = False,

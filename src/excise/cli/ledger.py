@@ -92,7 +92,7 @@ def _request(
         directory,
         trained,
         forget=ids,
-        records=None if records is None else tables.read_data(records, None, None)[0],
+        records=None if records is None else tables.read_rows(records, "--records"),
         reason=reason,
         due=None if due is None else _date(due),
     )
@@ -295,7 +295,7 @@ def _data(words: Mapping[str, str | None]) -> tuple[Any, Any, Any]:
 
 
 def _holdout(words: Mapping[str, str | None]) -> Any:
-    return None if words["holdout"] is None else tables.read_data(words["holdout"], None, None)[0]
+    return None if words["holdout"] is None else tables.read_rows(words["holdout"], "--holdout")
 
 
 def _date(words: str) -> date:

@@ -79,7 +79,7 @@ def read_problem(
     num_rows = len(as_source(train))
     if num_rows == 0:
         raise errors.BadData(f"--data: expected training rows, found an empty data set in {data}")
-    unseen = None if holdout is None else _rows(holdout, "--holdout")
+    unseen = None if holdout is None else read_rows(holdout, "--holdout")
     split = Split(train, forget=read_ids(forget, num_rows), test=held_out, holdout=unseen)
     request = {
         "model": model,
@@ -199,14 +199,14 @@ def _sizes(make: Callable[..., nn.Module], data: DataSet | None) -> dict[str, in
 
 def read_data(words: str, test: str | None, data_root: Path | None) -> tuple[Any, Any, DataSet | None]:
     """Give training data, test data (or None), and the built-in data set they are (or None)."""
-    own_test = None if test is None else _rows(test, "--test")
+    own_test = None if test is None else read_rows(test, "--test")
     if ":" in words and not words.startswith("imagefolder:"):
-        return _rows(words, "--data"), own_test, None
+        return read_rows(words, "--data"), own_test, None
     found = load(words, data_root)
     return found.train, found.test if own_test is None else own_test, found
 
 
-def _rows(words: str, option: str) -> Any:
+def read_rows(words: str, option: str) -> Any:
     """Give a data set, or call what is not one."""
     found = import_object(words, option)
     if callable(found) and (inspect.isclass(found) or not hasattr(found, "__getitem__")):

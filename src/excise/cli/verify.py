@@ -7,6 +7,7 @@ from typing import Any
 
 from excise import errors, verify
 from excise.cli import show
+from excise.cli.ledger import replay_faults
 
 
 def run(
@@ -18,6 +19,7 @@ def run(
     audit: Path | None,
     quiet: bool,
     record: Path | None = None,
+    replay: Path | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Check a receipt, and what is given beside it; 6 where a file is not what its record says, 3 for other faults."""
     try:
@@ -26,6 +28,8 @@ def run(
         raise errors.BadData(f"{error.filename} cannot be read: {error.strerror}") from error
     except verify.Unreadable as error:
         raise errors.BadRequest(str(error)) from error
+    if replay is not None:
+        found = [*found, *replay_faults(receipt, replay, "cpu", quiet=quiet)]
     notes = [] if head else [verify.UNSEEN]
     to = show.console(quiet=quiet)
     show.say(to, "\n".join([f"{receipt} is {'not ' if found else ''}valid", *found, *notes]))

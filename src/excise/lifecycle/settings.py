@@ -1,0 +1,55 @@
+"""What the result of a run depends on beside its rows, as plain values: to go on with a run, and to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from torch import Tensor, nn
+
+from excise import params
+from excise.masks import Mask
+from excise.recipes import Recipe
+from excise.version import __version__
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """Give every setting of a recipe, defaults included, as plain values that are the same in every process."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(recipe, enc_hook=_plain))
+    return found
+
+
+def _plain(value: Any) -> str:
+    """Give a tensor, a mask or a network by its digest, a function or class by its name, anything else by its kind."""
+    if isinstance(value, Tensor):
+        return params.digest({"": value})
+    if isinstance(value, Mask):
+        return value.digest
+    if isinstance(value, nn.Module):
+        return params.model_digest(value)
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def code_digest() -> str:
+    """Give version and SHA-256 of this library's source files."""
+    root = Path(__file__).parents[1]
+    running = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        running.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return f"excise {__version__} sha256:{running.hexdigest()}"
+
+
+def differing(before: Any, now: Any, where: str = "") -> list[str]:
+    """Say in which fields two records of plain values differ, with both values.
+
+    >>> differing({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
+    ['b.c: 2 there, 3 here']
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted({*before, *now})
+        at = f"{where}." if where else ""
+        return [told for key in keys for told in differing(before.get(key), now.get(key), f"{at}{key}")]
+    return [] if before == now else [f"{where}: {before!r} there, {now!r} here"]

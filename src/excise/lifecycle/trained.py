@@ -1,0 +1,102 @@
+"""The rows that a network was trained on, found again by content: in the ledger they are keyed digests and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from excise import errors
+from excise.data import Rows, Rule, Split
+from excise.ledger.commitments import Key, record_digests
+
+
+class _First(Rule):
+    """Some row, to have a split checked before anything is to be forgotten."""
+
+    def ids(self, train: Rows) -> Tensor:
+        return train.ids[:1]
+
+
+class Trained:
+    """Training, test and holdout rows of a network, and the digest of each training row under one key.
+
+    Args:
+        train: as for `Split`.
+        test: as for `Split`; needed, since every run is audited.
+        holdout: as for `Split`.
+
+    Attributes:
+        rows: the network was trained on.
+        test: never trained on.
+
+    Raises:
+        errors.BadSplit: as for `Split`, or no test rows.
+    """
+
+    def __init__(self, train: object, *, test: object, holdout: object = None) -> None:
+        self._given = train, test, holdout
+        split = Split(train, forget=_First(), test=test, holdout=holdout)
+        if split.test is None:
+            raise errors.BadSplit(
+                "test: every run of a ledger is audited, on rows the network never saw; give test rows"
+            )
+        self.rows: Rows = split.train
+        self.test: Rows = split.test
+        self._digests: tuple[str, list[bytes]] | None = None
+
+    def digests(self, key: Key) -> list[bytes]:
+        """Give the digest of each training row, in order; reads every row, the first time.
+
+        Raises:
+            errors.BadData: rows that differ from one reading to the next.
+        """
+        if self._digests is None or self._digests[0] != key.id:
+            self._digests = key.id, record_digests(self.rows, key)
+        return self._digests[1]
+
+    def ids_of(self, digests: Collection[bytes], key: Key) -> Tensor:
+        """Give the ids of every row with one of these digests: exact copies all have the same. Absent ones are left out."""
+        wanted = set(digests)
+        found = [place for place, one in enumerate(self.digests(key)) if one in wanted]
+        return self.rows.ids[torch.tensor(found, dtype=torch.int64)]
+
+    def split(self, forget: Tensor, gone: Tensor) -> Split:
+        """Give the split of one run.
+
+        Args:
+            forget: ids of the rows to forget now.
+            gone: ids of those that were forgotten before, which are no training rows any more.
+        """
+        train, test, holdout = self._given
+        whole = Split(train, forget=torch.cat([forget, gone]), test=test, holdout=holdout)
+        return whole.narrowed(forget, gone=gone)
+
+    def require_life(self, manifest: Sequence[bytes], forgotten: Collection[bytes], key: Key) -> None:
+        """Refuse training data that are not those of the manifest, in its order; rows that were forgotten may be gone.
+
+        Args:
+            manifest: digest of each row at the beginning.
+            forgotten: digests of rows that an answered request named.
+            key: of the digests.
+
+        Raises:
+            errors.Corrupt: rows are missing, new, changed, or in another order.
+        """
+        own = self.digests(key)
+        place, missing = 0, []
+        for one in manifest:
+            if place < len(own) and own[place] == one:
+                place += 1
+            else:
+                missing.append(one)
+        lost = [one for one in missing if one not in forgotten]
+        if place < len(own) or lost:
+            known = set(manifest)
+            strange = sum(one not in known for one in own)
+            raise errors.Corrupt(
+                f"the training data are not those of the ledger's manifest: {len(own)} rows here, {len(manifest)} there; "
+                f"{strange} of these were not there, and others changed their place or are gone without having been "
+                "forgotten; give the data that the network was trained on"
+            )
