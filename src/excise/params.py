@@ -127,7 +127,7 @@ def require_parameters(model: nn.Module) -> None:
     if extra:
         raise errors.UnsupportedModel(
             f"{extra[0]!r} of {type(model).__name__} is no tensor (quantised modules, get_extra_state), and "
-            "could be neither proved nor saved; unlearn the plain float network"
+            "could be neither compared bit by bit nor saved; unlearn the plain float network"
         )
     lazy = [name for name, value in found.items() if nn.parameter.is_lazy(value)]
     if lazy:

@@ -182,7 +182,9 @@ def test_true_labels_are_integers_one_a_row(truth):
 
 
 def test_a_word_is_not_a_list_of_its_letters():
-    with pytest.raises(errors.BadRequest, match=r"of_group: expected a list of values, found 'ab'; give \['ab'\]"):
+    with pytest.raises(
+        errors.BadRequest, match="of_group: expected a list of values, found a single str; put it in a list"
+    ):
         of_group(["a", "ab", "b"], "ab")
     assert chosen(of_group(["a", "ab", "b"], ["ab"]), many(3)) == [1]
 

@@ -8,9 +8,10 @@ from torch import nn
 from excise import errors, params
 from excise.data.rows import Rows
 from excise.masks import Mask
-from excise.observe import collect, collect_recalibrated
+from excise.observe import collect, collect_recalibrated, held_statistics
 from excise.train.loop import Pass, fit_
 from excise.train.plan import TrainPlan
+from excise.train.statistics import recompute_statistics_
 from tests.cases import CASES
 from tests.probes import LeftAlone, engine_for, touched
 
@@ -107,3 +108,63 @@ def test_one_retain_row_has_no_variance():
     model, data = CASES["batchnorm"].make(), CASES["batchnorm"].data(30)
     with pytest.raises(errors.BadRequest, match="need two rows or more to have a variance"):
         collect_recalibrated(model, rows_of(data, [0]), rows_of(data, [1, 2]), engine_for(model))
+
+
+# ---------------------------------------------------------------- whose statistics
+
+
+def blended(model, other, share):
+    """Give a network whose running statistics lie so far towards another's (standard deviations, not variances)."""
+    copied = params.clone_model(model)
+    with torch.no_grad():
+        copied[1].running_mean.lerp_(other[1].running_mean, share)
+        deviation = torch.lerp(
+            (model[1].running_var + 1e-5).sqrt(), (other[1].running_var + 1e-5).sqrt(), torch.tensor(share)
+        )
+        copied[1].running_var.copy_(deviation**2 - 1e-5)
+    return copied
+
+
+@pytest.fixture(scope="module")
+def strangers():
+    """A trained network with the statistics of 200 rows, and one whose statistics are of others."""
+    model, retain, forget = trained()
+    engine, other = engine_for(model), params.clone_model(model)
+    recompute_statistics_(model, retain, engine)
+    recompute_statistics_(other, forget, engine)
+    return model, other, retain, engine
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_the_share_of_a_blend_is_measured(strangers, share):
+    model, other, retain, engine = strangers
+    found = held_statistics(blended(model, other, share), other, retain, engine)
+    assert found.keys() == {"1"} and found["1"].share == pytest.approx(share, abs=1e-9)
+    whole = held_statistics(other, other, retain, engine)["1"]
+    assert (
+        whole.share == pytest.approx(1) and whole.apart == 0 and found["1"].apart == pytest.approx(1 - share, abs=1e-9)
+    )
+    assert found["1"].distance == pytest.approx(share * whole.distance)
+
+
+def test_what_lies_off_in_another_direction_is_no_share(strangers):
+    """The twin: projection and length by hand, for one layer of 16 channels."""
+    model, other, retain, engine = strangers
+    moved, draws = params.clone_model(model), torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        moved[1].running_mean.add_(torch.randn(16, generator=draws, dtype=torch.float64))
+    found = held_statistics(moved, other, retain, engine)["1"]
+    scale = (model[1].running_var + 1e-5).sqrt()
+    off = torch.cat([(moved[1].running_mean - model[1].running_mean) / scale, torch.zeros(16).double()])
+    wide = ((other[1].running_var + 1e-5).sqrt() - scale) / scale
+    towards = torch.cat([(other[1].running_mean - model[1].running_mean) / scale, wide])
+    assert found.share == pytest.approx(float(off @ towards / (towards @ towards)), abs=1e-9)
+    assert found.distance == pytest.approx(float(off.norm()) / 32**0.5)
+    assert found.apart == pytest.approx(float((off - towards).norm() / towards.norm()))
+
+
+def test_statistics_that_cannot_differ_say_nothing(strangers):
+    model, _, retain, engine = strangers
+    assert held_statistics(model, model, retain, engine) == {}  # the original's are those of the retain rows
+    plain = CASES["mlp"].make()
+    assert held_statistics(plain, plain, rows_of(CASES["mlp"].data(20), range(9)), engine_for(plain)) == {}

@@ -329,7 +329,7 @@ def test_a_page_is_drawn_with_its_limits(word):
         facts=pages.facts({"torch": "2"}),
     )
     assert list(found.limits) == list(pages.LIMITS)
-    assert "not a proof" in found.limits[0]
+    assert "cannot show that data were deleted" in found.limits[0]
     html = render(found)
     for text in (word, "Because.", pages.TITLES["forget_margin"][0], "A sentence.", "evidence about the attacks"):
         assert text in html, text

@@ -1,4 +1,3 @@
-import json
 
 import numpy as np
 import pytest
@@ -42,7 +41,7 @@ def test_whenever_it_is_killed_the_first_trials_are_complete(tmp_path, monkeypat
     filled(tmp_path)
     from excise import store
 
-    monkeypatch.setattr(store, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(store, "write_sealed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         Journal(tmp_path, REQUEST).add(trial(2), MARGINS)
     monkeypatch.undo()
@@ -67,7 +66,6 @@ def test_a_strangers_directory_or_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda held: [],
         lambda held: {**held, "format": 2},
         lambda held: {**held, "request": 3},
         lambda held: {**held, "trials": [{"number": "one"}]},
@@ -77,7 +75,7 @@ def test_a_strangers_directory_or_a_file_is_refused(tmp_path):
 def test_a_record_that_cannot_be_read_is_told(tmp_path, spoil):
     filled(tmp_path)
     path = tmp_path / RECORD
-    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    store.write_sealed(path, spoil(store.read_sealed(path)))
     with pytest.raises(errors.Corrupt, match="is not a record that this version of excise can read"):
         Journal(tmp_path, REQUEST)
 

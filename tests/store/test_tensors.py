@@ -256,3 +256,16 @@ def test_a_file_of_another_kind_is_told_from_one_of_a_later_form(tmp_path, found
         errors.BadData, match=r"written by a newer excise \(excise-mask-12, this one reads excise-mask-1\)"
     ):
         store.require_form(tmp_path / "m", {"kind": "excise-mask-12"}, "excise-mask-1", "make one")
+
+
+def test_the_same_tensors_and_metadata_give_the_same_bytes_in_every_order_of_the_names(tmp_path):
+    state, told = CASES["mlp"].make().state_dict(), {f"key {number}": "ü" * number for number in range(9)}
+    found = set()
+    for turn in (1, -1, 1, -1):
+        store.write_tensors(tmp_path / "w.safetensors", state, dict(list(told.items())[::turn]))
+        found.add((tmp_path / "w.safetensors").read_bytes())
+        tensors, metadata = store.read_tensors(tmp_path / "w.safetensors")
+        assert params.digest(tensors) == params.digest(state) and metadata == told
+    assert len(found) == 1
+    size = int.from_bytes(next(iter(found))[:8], "little")
+    assert size % 8 == 0  # tensors stay aligned

@@ -26,6 +26,7 @@ from excise.pipeline.row_results import ROWS, row_results
 from excise.pipeline.unlearned import MASK, MODEL, PATCH
 from excise.recipes import Recipe
 from excise.report import render
+from excise.store.hidden import reveal
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Spent
 from excise.train.plan import TrainPlan
@@ -104,7 +105,7 @@ def run(
         model=model or asked.model,
         weights=original,
         data=data or asked.data,
-        forget=forget or Path(asked.forget),
+        forget=forget or Path(reveal(asked.forget)),
         device=device,
         test=test,
         holdout=asked.holdout,

@@ -17,6 +17,7 @@ from excise.cli.bank import size
 from excise.custody import Finding, Traced, find_copies
 from excise.custody.traced import read_asked
 from excise.oracles import Bank, default_bank
+from excise.store.hidden import reveal
 
 NOT_REACHED = (
     "Removing takes a file's name away. Backups, snapshots, copies on other machines, the blocks of the disk and swap are not "
@@ -64,7 +65,7 @@ def _traced(run: Path, forget: Path | None, to: Console) -> Traced:
         return Traced.of(run, ids)
     asked = read_asked(run, store.read_record(run))
     try:
-        ids = tables.read_ids(Path(asked.forget), asked.num_rows)
+        ids = tables.read_ids(Path(reveal(asked.forget)), asked.num_rows)
     except errors.BadSplit:
         ids = None
     if ids is None or store.commitment(ids) != asked.forget_commitment:

@@ -32,6 +32,7 @@ from excise.masks import Mask
 from excise.networks import NETWORKS
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.unlearned import MASK
+from excise.store.hidden import hide
 from excise.store.values import MAX_TEXT_BYTES, read_array, read_content, read_json, read_toml
 from excise.train.plan import TrainPlan
 
@@ -88,7 +89,7 @@ def read_problem(
         "data": data,
         "data_root": None if data_root is None else str(data_root),
         "num_rows": len(split.train),
-        "forget": str(forget),
+        "forget": hide(str(forget)),  # a path may name a person
         "forget_commitment": store.commitment(split.forget.ids),
         "num_forget": len(split.forget),
         "device": device,

@@ -120,7 +120,9 @@ def of_group(column: Sequence[object] | np.ndarray | Tensor, values: Sequence[ob
         errors.BadSplit: (when applied) a column of another length than the data.
     """
     if isinstance(values, str | bytes):
-        raise errors.BadRequest(f"of_group: expected a list of values, found {values!r}; give [{values!r}]")
+        raise errors.BadRequest(
+            f"of_group: expected a list of values, found a single {type(values).__name__}; put it in a list"
+        )
     try:
         wanted = set(_plain(values))
         flags = [entry in wanted for entry in _plain(column)]

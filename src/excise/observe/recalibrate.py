@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import nn
 
 from excise import params
@@ -33,8 +36,72 @@ def collect_recalibrated(
         errors.BadRequest: fewer than two retain rows, which have no variance.
         errors.Diverged: a new statistic is not finite.
     """
+    copy = _recalibrated(model, retain, engine)
+    return None if copy is None else collect(copy, rows, engine, batch_size=batch_size)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one module's running statistics are, beside those that the retain rows give under the same weights.
+
+    Attributes:
+        share: how far they lie from these towards the original's: 0 for those of the retain rows, 1 for the original's,
+            between them for a blend (the least-squares coefficient over the channels).
+        distance: root mean square of how far they lie off, over channels, in standard deviations.
+        apart: how far they lie from the original's, over how far these lie from those of the retain rows; 0 for the original's.
+    """
+
+    share: float
+    distance: float
+    apart: float
+
+
+SMALL = 1e-5
+"""Added to a variance, as torch's own batch normalisation does: channels that never vary would count for everything."""
+
+
+def held_statistics(model: nn.Module, original: nn.Module, retain: Rows, engine: Engine) -> dict[str, Held]:
+    """Measure, module by module, whose running statistics a network holds; modules whose cannot differ are left out.
+
+    The original's statistics were computed with the forget rows among the others. Means and standard deviations of every
+    channel count alike, in units of the standard deviation that the retain rows give.
+
+    Cost: one forward pass over retain, for a network that has such statistics.
+
+    Args:
+        model: left alone; may be wrapped.
+        original: the network before, of the same architecture.
+        retain: rows without those to forget.
+        engine: task, seed; counts the cost.
+
+    Raises:
+        errors.BadRequest: fewer than two retain rows, which have no variance.
+        errors.Diverged: a new statistic is not finite.
+    """
+    anew = _recalibrated(model, retain, engine)
+    if anew is None:
+        return {}
+    found = {}
+    buffers = [params.named_buffers(params.unwrapped(one)) for one in (model, original, anew)]
+    for name in (name for name in running_statistics(model) if name.endswith("running_mean")):
+        variance = name.removesuffix("mean") + "var"
+        scale = (buffers[2][variance].double() + SMALL).sqrt()
+        own, before, wanted = (
+            torch.cat([one[name].double() / scale, (one[variance].double() + SMALL).sqrt() / scale]) for one in buffers
+        )
+        off, towards = own - wanted, before - wanted
+        length = float(towards @ towards)
+        if length:
+            module = name.removesuffix("running_mean").removesuffix(".")
+            apart = float((own - before).norm()) / length**0.5
+            found[module] = Held(float(off @ towards) / length, float(off.square().mean().sqrt()), apart)
+    return found
+
+
+def _recalibrated(model: nn.Module, retain: Rows, engine: Engine) -> nn.Module | None:
+    """Give a copy whose running statistics are those of the retain rows; None for a network that has none."""
     if not running_statistics(model):
         return None
     copy = params.clone_model(params.unwrapped(model))
     recompute_statistics_(copy, retain, engine)
-    return collect(copy, rows, engine, batch_size=batch_size)
+    return copy

@@ -30,6 +30,7 @@ from excise.pipeline.policy import EFFECT, Outcome
 from excise.pipeline.population import Population, arms_of, gather_population
 from excise.pipeline.probing import Canaries, Confusion, Goal, Trigger, prober_for
 from excise.pipeline.unlearned import Unlearned
+from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine, Spent
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
@@ -56,6 +57,7 @@ def audit(
     hooks: Hooks | None = None,
     bank: str | Path | Bank | None = None,
     keep_originals: bool = False,
+    checkpoints: Checkpoints | None = None,
     on_plan: Callable[[AuditPlan], None] | None = None,
 ) -> Audit:
     """Say whether an unlearned network can be told from networks that never saw the forget rows.
@@ -87,6 +89,7 @@ def audit(
         loss: as in `excise.unlearn`.
         hooks: who watches.
         bank: directory to keep networks in and find them again by content.
+        checkpoints: `Checkpoints(None, seconds)`: how often a training for the bank is kept, to go on from after a kill.
         keep_originals: leave in the bank the networks that this audit trained on the forget rows (for the SWAP test and for
             tier T2), for audits of other recipes on the same request; else they are removed when the audit is done.
         on_plan: called with the plan of the audit before any network is observed or trained.
@@ -105,7 +108,7 @@ def audit(
     inner = params.unwrapped(unlearned.model)
     before = params.unwrapped(original) if original is not None else unlearned.patch.revert(inner)
     build = untrained(inner, before, fresh)
-    engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks())
+    engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks(), checkpoints=checkpoints)
     with seeds.isolated(seed, "audit"):  # rows may be augmented at random
         task.require_fit(before, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
         prober = prober_for(inner, split, engine, goal)
@@ -283,6 +286,8 @@ class _Run:
             self._spent["same cost"] = self._same_cost.spent
             self._notes.append(_beside(self._same_cost))
         with self._counted("measuring"):
+            if self._own.finite:
+                self._faults += soundness.kept_statistics(case, self._oracles)
             self._outcome = policy.verdict(
                 self._own, self._original, self._oracles.evidence, case.split, effect=asked.effect, arms=arms
             )

@@ -16,8 +16,8 @@ from excise.pipeline.policy import DAMAGE, rejects
 from excise.report import Band, Control, Histogram, Layer, MeasureRow, Page, Row, Section, Verdict, formats
 
 LIMITS = (
-    "An audit is evidence about the attacks and measures listed here and about no others, and it is not a proof that data "
-    "were deleted.",
+    "An audit is evidence about the attacks and measures listed here and about no others; it cannot show that data were "
+    "deleted.",
     "The confidence attack is a population attack: its value for a network retrained without the rows is its only yardstick.",
     "Copies of the original network, its checkpoints and caches of its features still hold what this network forgot.",
 )

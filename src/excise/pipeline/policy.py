@@ -56,6 +56,7 @@ FAILING = (
     "logits that are not finite",
     "weights that moved outside the run's mask",
     "outputs that no longer depend on the input",
+    "running statistics of normalisation that are still the original's, where retrained networks' are not",
     "a population of which the recipe broke some",
     f"planted canaries whose noise is still known (p at most {CANARY_ALPHA:g})",
 )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import nn
 
 from excise import params
-from excise.pipeline.evidence import Evidence
+from excise.measure import against_oracles
+from excise.observe import held_statistics
+from excise.pipeline.case import Case
+from excise.pipeline.evidence import Evidence, Oracles
+from excise.pipeline.planning import MOST_PROBED
+from excise.pipeline.policy import FEWEST_ORACLES
 from excise.pipeline.unlearned import Unlearned
+from excise.train.hooks import Hooks
 from excise.train.statistics import running_statistics
 
 FEWEST_PREDICTED = 2
@@ -49,6 +57,68 @@ def unchanged(unlearned: Unlearned, before: nn.Module) -> list[str]:
     """
     same = params.model_digest(params.unwrapped(unlearned.model)) == params.model_digest(params.unwrapped(before))
     return ["the network is the original, bit for bit: nothing was done"] if same else []
+
+
+KEPT_SHARE = 0.5
+"""Share of the original's running statistics from which on a module is said to hold them still."""
+
+KEPT_ALPHA = 1e-3
+"""Chance of saying so of any module of one more oracle, at most."""
+
+KEPT_ROUNDING = 1e-3
+"""Statistics so close to the original's, measured by how far these lie from those of the retain rows, are the original's."""
+
+KEPT_STEP = 0.04
+"""Shares closer than half of this are taken for equal, and so are distances closer than 2%."""
+
+
+def kept_statistics(case: Case, oracles: Oracles) -> list[str]:
+    """Say so if a network that was changed still holds the original's running statistics, where retrained ones do not.
+
+    These were computed with the forget rows among the others. Looked at is, module by module, how far they lie from those that
+    the retain rows give under the network's own weights towards the original's (`excise.observe.held_statistics`), beside the
+    same of oracles; and either they are the original's but for rounding, or they lie further off than oracles' do.
+    Statistics that no training moves are the same in oracles, and accuse nobody.
+
+    Cost: one forward pass over retain; one for each oracle besides, where the network gives reason to.
+    """
+    inner, held, retain = params.unwrapped(case.model), params.unwrapped(case.before), case.split.retain
+    num_oracles, engine = min(len(oracles.trained), MOST_PROBED), replace(case.engine, hooks=Hooks())
+    few = num_oracles < FEWEST_ORACLES or len(retain) < 2
+    if few or not running_statistics(inner) or unchanged(case.unlearned, held):
+        return []
+    looked = held_statistics(inner, held, retain, engine)
+    own = {name: one for name, one in looked.items() if one.share >= KEPT_SHARE}
+    if not own:
+        return []
+    others = [held_statistics(oracles.model(case.build, i), held, retain, engine) for i in range(num_oracles)]
+    level = 2 * KEPT_ALPHA / len(looked)  # of a two-sided p, of which one side counts
+    kept = [
+        name
+        for name, one in own.items()
+        if _more(one.share, [other[name].share for other in others], level)
+        and (
+            one.apart <= KEPT_ROUNDING
+            or _more(_log(one.distance), [_log(other[name].distance) for other in others], level)
+        )
+    ]
+    if not kept:
+        return []
+    share, most = max(own[name].share for name in kept), max(other[name].share for other in others for name in kept)
+    return [
+        f"the running statistics of {len(kept)} of {len(looked)} normalisation layers ({kept[0] or 'the network itself'} among "
+        f"them) are up to {min(share, 1):.0%} the original's, which were computed with the forget rows among the others, where "
+        f"retrained networks hold at most {max(most, 0):.0%}; unlearn with recompute=True to have them computed anew"
+    ]
+
+
+def _more(own: float, others: list[float], level: float) -> bool:
+    found = against_oracles("statistics", own, others, resolution=KEPT_STEP)
+    return found.value > 0 and found.p <= level
+
+
+def _log(distance: float) -> float:
+    return float(np.log(max(distance, 1e-12)))
 
 
 def warnings(unlearned: Unlearned, before: nn.Module) -> list[str]:

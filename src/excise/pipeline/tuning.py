@@ -17,6 +17,7 @@ from excise import checks, errors, params, store
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
+from excise.pipeline.row_results import secret_order
 from excise.pipeline.tuning_alarms import Alarm, alarms_after, alarms_before
 from excise.pipeline.tuning_journal import Journal, Margins, Trial
 from excise.pipeline.tuning_ranking import Ranking, rank_by_oracles
@@ -194,7 +195,8 @@ def tune(
         if directory is not None
         else {}
     )
-    journal = Journal(None if directory is None else Path(directory), request)
+    order = secret_order(split.forget.ids.tolist(), request["rows"]["forget"]) if request else None
+    journal = Journal(None if directory is None else Path(directory), request, order)
     started = time.perf_counter()
     yardstick = make_yardstick(model, split, held_out.rows, engine, features)
     looked = replace(engine.cost, seconds=time.perf_counter() - started)

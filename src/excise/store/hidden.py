@@ -7,7 +7,8 @@ import torch
 from excise import errors
 from excise.store.keys import commitment
 
-_PREFIX = "hidden:"
+PREFIX = "hidden:"
+"""How a hidden text begins."""
 _BLOCK = 32
 _PAD = 64
 """A word tells how many stretches of so many bytes the text fills, and no more of its length."""
@@ -28,7 +29,7 @@ def hide(text: str) -> str:
     plain = text.encode("utf-8", "surrogateescape")
     padded = plain + b"\0" * (_PAD - len(plain) % _PAD)
     nonce = _nonce(padded)
-    return f"{_PREFIX}{nonce.hex()}{_crossed(padded, nonce).hex()}"
+    return f"{PREFIX}{nonce.hex()}{_crossed(padded, nonce).hex()}"
 
 
 def reveal(word: str) -> str:
@@ -39,12 +40,12 @@ def reveal(word: str) -> str:
         errors.DiskError: the key can neither be read nor written.
     """
     try:
-        held = bytes.fromhex(word.removeprefix(_PREFIX))
+        held = bytes.fromhex(word.removeprefix(PREFIX))
     except ValueError:
         held = b""
     nonce, crossed = held[: _BLOCK // 2], held[_BLOCK // 2 :]
     padded = _crossed(crossed, nonce)
-    if not word.startswith(_PREFIX) or not crossed or _nonce(padded) != nonce:
+    if not word.startswith(PREFIX) or not crossed or _nonce(padded) != nonce:
         raise errors.BadRequest(
             "expected a path that was hidden in the record under the key of this machine and user, found one that cannot be "
             "read with it; name the file again"

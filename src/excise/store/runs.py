@@ -17,6 +17,7 @@ import msgspec
 
 from excise import errors
 from excise.store.files import file_digest, remove, write_bytes
+from excise.store.hidden import PREFIX, reveal
 from excise.store.keys import keys_home
 from excise.store.places import inside, require_apart, require_private
 from excise.store.sealed import read_sealed, write_sealed
@@ -197,5 +198,15 @@ def _difference(before: object, now: object) -> str:
     key = next(key for key in sorted({*before, *now}) if before.get(key, _difference) != now.get(key, _difference))
     if isinstance(before.get(key), dict) and isinstance(now.get(key), dict):
         return f"{key}, {_difference(before[key], now[key])}"
-    there, here = (repr(side[key]) if key in side else "nothing" for side in (before, now))
+    there, here = (_shown(side[key]) if key in side else "nothing" for side in (before, now))
     return f"{key}: {there} there, {here} here"
+
+
+def _shown(value: object) -> str:
+    """Give a value of a request to whoever asks, who may read what was hidden if the key is theirs."""
+    if not isinstance(value, str) or not value.startswith(PREFIX):
+        return repr(value)
+    try:
+        return repr(reveal(value))
+    except errors.BadRequest:
+        return "another"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors
 import safetensors.torch
 import torch
@@ -27,7 +28,23 @@ OLDEST_TORCH = (2, 10)
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors; tensors that share memory are written once under each of their names."""
     owned = {name: value.detach().to("cpu").contiguous().clone() for name, value in tensors.items()}
-    write_bytes(path, safetensors.torch.save(owned, dict(metadata) if metadata else None))
+    write_bytes(path, in_order(safetensors.torch.save(owned, dict(metadata) if metadata else None)))
+
+
+def in_order(content: bytes) -> bytes:
+    """Give the bytes of a safetensors file with its metadata in order of name: the library writes it in any, by chance."""
+    size = int.from_bytes(content[:8], "little")
+    head = msgspec.json.decode(content[8 : 8 + size])
+    told = head.get("__metadata__", {})
+    if len(told) < 2:
+        return content
+    ordered = msgspec.json.encode({"__metadata__": dict(sorted(told.items())), **_without_metadata(head)})
+    padded = ordered + b" " * (-len(ordered) % 8)
+    return len(padded).to_bytes(8, "little") + padded + content[8 + size :]
+
+
+def _without_metadata(head: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: told for name, told in head.items() if name != "__metadata__"}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

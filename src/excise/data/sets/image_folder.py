@@ -24,6 +24,10 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _TEST_FOLDERS = ("val", "test")
 
 
+class _Deep(ValueError):
+    """More than 8 bits a channel."""
+
+
 class ImageFolder(Dataset[tuple[Tensor, int]]):
     """The images below one folder for each class, decoded when they are asked for.
 
@@ -90,8 +94,9 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             pixels = _decode(path, self.image_size)
         except Exception as cause:  # a damaged file makes Pillow raise almost anything
             raise errors.BadData(
-                f"{path}: expected an undamaged image of 8 bits a channel ({', '.join(_DECODERS)}), found: {cause}"
-            ) from cause
+                f"row {index} of {self.folder}: expected an undamaged image of 8 bits a channel ({', '.join(_DECODERS)}), "
+                f"found: {cause if isinstance(cause, _Deep) else type(cause).__name__}; the file is paths[{index}] here"
+            ) from None  # the cause names the file, which may be named after a person
         return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div_(255), self.targets[index]
 
 
@@ -150,7 +155,7 @@ def _decode(path: Path, image_size: int) -> np.ndarray:
     """Give uint8 `[image_size, image_size, 3]`."""
     with _pillow().open(path, formats=_DECODERS) as image:
         if image.mode not in _EIGHT_BIT_MODES:
-            raise ValueError(f"mode {image.mode}")
+            raise _Deep(f"mode {image.mode}")
         # Pillow warns when it drops a palette's transparency in one step.
         rgb = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
     side = min(rgb.size)
