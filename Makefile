@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Small networks on few cores: more threads than cores, or spinning threads, cost more than they give.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench soak clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

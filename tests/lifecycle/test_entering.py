@@ -66,3 +66,14 @@ def test_without_a_training_plan_the_cost_is_not_known(opened):
     ledger.request([3])
     done = ledger.run(Finetune(epochs=1), tier="T0")
     assert done["retraining_share"] is None and done["drift"]["retrainings"] is None
+
+
+def test_what_was_purged_in_earlier_runs_stands_in_the_next_receipt(ledger):
+    ledger.request([3])
+    ledger.run(Finetune(epochs=1), tier="T0")
+    gone = {"sha256": f"sha256:{'b' * 64}", "what": "a checkpoint", "certainty": "sure", "when": "", "how": "removed"}
+    a_list = {**gone, "sha256": f"hmac-sha256:{'c' * 64}"}  # under the owner's key, and nobody else's affair
+    store.amend_record(ledger.directory / "runs" / "0001", purged=[gone, a_list, gone])
+    ledger.request([11])
+    ledger.run(Finetune(epochs=1), tier="T0")
+    assert [ledger.receipt(seq)["copies"]["purged"] for seq in (1, 2)] == [[], [gone["sha256"]]]

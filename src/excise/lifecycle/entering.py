@@ -81,6 +81,7 @@ def entered(
             sequence=work.run.number,
             retraining_share=record["result"]["retraining_share"],
             drift=msgspec.to_builtins(drift),
+            purged=_purged(work),
             kept=_kept(work),
         )
 
@@ -94,6 +95,13 @@ def entered(
 
 class _Appended(Exception):
     """The log holds the receipt already."""
+
+
+def _purged(work: Work) -> list[str]:
+    """Give the digests of what `excise purge` has removed or put aside in the runs of this ledger."""
+    records = [work.papers.run_directory(run.number) / store.RECORD for run in work.papers.book.runs()]
+    entries = [one for path in records if path.is_file() for one in store.read_sealed(path).get("purged", [])]
+    return sorted({one["sha256"] for one in entries if one["sha256"].startswith("sha256:")})
 
 
 def _kept(work: Work) -> list[dict[str, Any]]:
