@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import pytest
@@ -315,3 +316,36 @@ def test_numbers_of_another_form_are_replaced(project, made, audit):
     assert audit().code == 0
     store.amend_record(project / "run", {"audit.json": b"[]"})
     assert audit("--json").json["verdict"] in ("PASS", "FAIL")
+
+
+@pytest.mark.parametrize("stopped", ["run.json", "audit.json", "report.html"])
+def test_another_audit_that_was_killed_between_its_files_is_not_taken_for_a_complete_one(
+    project, made, audit, monkeypatch, stopped
+):
+    assert audit("--tier", "T0", oracles=None).code == 0
+    before, real = (project / "run" / "report.html").read_bytes(), store.files.write_bytes
+    changed = ["--tier", "T0", "--effect", "0.4"]
+
+    def killed(path, content):
+        if path.name == stopped and (stopped != "run.json" or b'"pending"' in content):
+            raise KeyboardInterrupt
+        real(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("excise.store.runs.write_bytes", killed)
+        patched.setattr("excise.store.sealed.write_bytes", killed)
+        assert audit(*changed, oracles=None).code == 130
+    store.read_record(project / "run")  # each file is the old one or the new one
+    again = audit(*changed, oracles=None)
+    assert again.code == 0 and "already holds" not in again.err + again.out
+    record = store.read_record(project / "run")
+    assert "pending" not in record and (project / "run" / "report.html").read_bytes() != before
+    assert "already holds" in audit(*changed, oracles=None).out
+
+
+def test_data_that_have_changed_since_the_run_are_told(project, made, audit, monkeypatch):
+    mine = importlib.import_module("mine")
+    inputs, labels = mine.train()
+    monkeypatch.setattr(mine, "train", lambda: (inputs + 1, labels))
+    done = audit()
+    assert done.code == 6 and "the training data are not those that run was made from" in done.err

@@ -1,3 +1,4 @@
+import importlib
 import json
 import re
 
@@ -191,3 +192,23 @@ def test_a_recipe_that_needs_unseen_rows_takes_them(project, unlearn):
     assert refused.code == 2 and "needs rows that were never trained on" in refused.err
     done = unlearn(*told, "--holdout", "seen:unseen", recipe="SCRUBPlusR", out="some")
     assert done.code == 0, done.err
+
+
+def test_data_that_have_changed_since_are_told_and_no_checkpoint_of_the_old_is_used(project, unlearn, monkeypatch):
+    assert unlearn("--set", "epochs=2", out="whole").code == 0
+    mine = importlib.import_module("mine")
+    inputs, labels = mine.train()
+    other = inputs.clone()
+    other[5] += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(mine, "train", lambda: (other, labels))
+        wanted = unlearn("--set", "epochs=2", "--json", out="other").json["model_digest"]
+        done = unlearn("--set", "epochs=2", out="whole")
+        assert done.code == 6 and "their content has changed since; give the same data" in done.err
+    with monkeypatch.context() as patched:
+        patched.setattr("excise.store.runs.RunDirectory.complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert unlearn("--set", "epochs=2", "--checkpoint-seconds", "0", out="broken").code == 130
+    assert list((project / "broken" / "checkpoints").iterdir())
+    monkeypatch.setattr(mine, "train", lambda: (other, labels))
+    done = unlearn("--set", "epochs=2", "--checkpoint-seconds", "0", "--json", out="broken")
+    assert done.json["model_digest"] == wanted and "is not used" in done.err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from functools import partial
 
 import pytest
 import torch
@@ -9,12 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 import excise
-from excise import errors, localize, methods, recipes
+from excise import errors, localize, methods, params, recipes
 from excise.masks import Mask
 from excise.methods import Method, OneShot
 from excise.recipes import Recipe
 from excise.store.generations import Generations
 from excise.train import Hooks, TrainPlan
+from excise.train.task import cross_entropy
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, moved, same_bytes, snapshot, touched
 
@@ -547,3 +549,45 @@ def test_a_request_whose_rows_cannot_be_hidden_keeps_no_checkpoint(tmp_path, mon
     with pytest.raises(errors.DiskError, match="the key that hides row ids in records cannot be kept"):
         excise.unlearn(CASE.make(), split_of(), del_recipe(), fresh=CASE.make, checkpoints=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def weighted(weight):
+    return lambda logits, targets: weight * nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def scaled(logits, targets, weight):
+    return weight * nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def endless():
+    def loss(logits, targets):
+        return loss.inner(logits, targets)
+
+    loss.inner = cross_entropy
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (weighted(1.0), weighted(2.0)),
+        (partial(scaled, weight=1.0), partial(scaled, weight=2.0)),
+        (lambda a, b: 1 * cross_entropy(a, b), lambda a, b: 2 * cross_entropy(a, b)),
+        (endless(), endless()),
+    ],
+    ids=["closures", "partials", "lambdas", "what cannot be told apart"],
+)
+def test_a_checkpoint_made_with_another_loss_is_not_used(tmp_path, one, other):
+    class Heard(Hooks):
+        def on_note(self, text):
+            notes.append(text)
+
+    def run(loss, where):
+        return excise.unlearn(
+            CASE.make(), split_of(), recipes.Finetune(epochs=2), loss=loss, checkpoints=tmp_path / where, hooks=Heard()
+        )
+
+    notes = []
+    run(one, "kept")
+    assert params.model_digest(run(other, "kept").model) == params.model_digest(run(other, "apart").model)
+    assert any("is not used" in note for note in notes)

@@ -30,7 +30,7 @@ def spoken(source):
             and isinstance(body[0], ast.Expr)
             and isinstance(body[0].value, ast.Constant)
         ):
-            shown = source.name == "commands.py" and isinstance(node, ast.FunctionDef)  # typer prints these
+            shown = source.name.startswith("commands") and isinstance(node, ast.FunctionDef)  # typer prints these
             silent |= set() if shown else {id(body[0].value)}
         if isinstance(body, list):
             silent |= {id(one.value) for one in body if isinstance(one, ast.Expr)}  # a docstring below a name

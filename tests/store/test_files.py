@@ -131,3 +131,44 @@ def test_a_files_digest_is_the_hash_of_its_bytes(tmp_path):
     content = bytes(range(256)) * 9000
     (tmp_path / "a").write_bytes(content)
     assert store.file_digest(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_sweep_takes_what_broken_off_writes_have_left_and_lets_a_write_that_is_under_way_be(target, monkeypatch):
+    stale = target.with_name(".a.bin.0123456789ab.tmp")
+    stale.write_bytes(b"half")
+    seen = []
+
+    def swept(descriptor, *, real=os.fsync):
+        if not seen:
+            seen.append(names(target.parent))
+            assert store.sweep([target.parent]) == [stale]
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", swept)
+    store.write_bytes(target, b"new")
+    assert len(seen[0]) == 3  # the old file, what was left, what was being written
+    assert names(target.parent) == ["a.bin"] and target.read_bytes() == b"new"
+    assert store.sweep([target.parent]) == []
+
+
+def test_a_write_whose_file_was_swept_before_it_was_held_begins_anew(target, monkeypatch):
+    made = []
+
+    def first_gone(path, *given, real=os.open):
+        descriptor = real(path, *given)
+        if str(path).endswith(".tmp"):
+            made.append(path)
+            if len(made) == 1:
+                path.unlink()
+        return descriptor
+
+    monkeypatch.setattr("os.open", first_gone)
+    store.write_bytes(target, b"new")
+    assert len(made) == 2 and target.read_bytes() == b"new" and names(target.parent) == ["a.bin"]
+
+
+def test_a_temporary_name_that_is_a_link_goes_and_what_it_leads_to_stays(target):
+    link = target.with_name(".b.bin.0123456789ab.tmp")
+    link.symlink_to(target)
+    assert store.sweep([target.parent]) == [link]
+    assert names(target.parent) == ["a.bin"] and target.read_bytes() == b"old"

@@ -143,3 +143,40 @@ def test_a_lock_that_another_removed_in_between_is_not_ours(tmp_path, monkeypatc
     monkeypatch.setattr(locks, "_still_there", first_gone)
     with store.lock(tmp_path):
         assert len(seen) == 2 and store.holder(tmp_path)["pid"] == os.getpid()
+
+
+def test_what_a_killed_run_has_left_is_put_away_and_a_running_one_is_let_be(held):
+    directory, process = held
+    (directory / "model.safetensors").write_bytes(b"whole")
+    (directory / ".model.safetensors.0123456789ab.tmp").write_bytes(b"broken off")
+    store.tidy(directory)
+    assert len(list(directory.iterdir())) == 3 and store.holder(directory)["pid"] == process.pid
+    process.kill()
+    process.join()
+    store.tidy(directory)
+    assert [path.name for path in directory.iterdir()] == ["model.safetensors"]
+    before = directory.stat().st_mtime_ns
+    store.tidy(directory)
+    assert directory.stat().st_mtime_ns == before
+
+
+def test_a_link_that_leads_nowhere_is_told_and_not_tried_for_ever(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "gone")
+    with pytest.raises(errors.BadRequest, match="found a link that leads nowhere at"), store.lock(tmp_path / "run"):
+        pass
+    with pytest.raises(errors.DiskError, match="cannot be held"), store.lock(tmp_path / "run" / "deeper"):
+        pass
+
+
+def test_a_full_disk_does_not_keep_the_lock(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with (
+            store.lock(tmp_path),
+            pytest.raises(errors.InUse, match="in use by another process"),
+            store.lock(tmp_path),
+        ):
+            pass
+    with store.lock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -46,6 +46,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     data_root: str | None = None
     forget: str = ""
     forget_commitment: str = ""
+    data_commitment: str | None = None
     plan: str | None = None
     plan_values: dict[str, Any] | None = None
     holdout: str | None = None
@@ -134,7 +135,9 @@ def run(
         goal = _goal(trigger, confused)
         again = _recipe_again(asked, how, required=tier == "T2", to=to)
         kept = Checkpoints(None)
+        nets = bank or default_bank()
         with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
+            store.sweep([nets])  # others may be writing there: only what killed processes have left goes
             done = audit(
                 _unlearned(run, asked, made, problem.model, again),
                 problem.split,
@@ -149,13 +152,14 @@ def run(
                 original=problem.model,
                 seed=seed,
                 hooks=hooks,
-                bank=bank or default_bank(),
+                bank=nets,
                 keep_originals=keep_originals,
                 checkpoints=kept,
                 on_plan=lambda planned: _planned(run, planned),
             )
             numbers = _written(run, request, done, record["result"], to, rows=rows)
     else:
+        store.tidy(run)
         show.say(to, f"{run} already holds this audit, complete; nothing was done.")
     found = {**numbers, "report": str(run / PAGE)}
     _tell(to, found)
@@ -177,6 +181,10 @@ def _require_same_rows(run: Path, problem: tables.Problem, asked: _Asked) -> Non
         raise errors.Corrupt(
             f"the forget ids are not those that {run} was made with (or this machine has not the key they were recorded "
             "under); give the same file, where the run was made"
+        )
+    if asked.data_commitment not in (None, tables.content_of(problem.split)):
+        raise errors.Corrupt(
+            f"the training data are not those that {run} was made from: their content has changed since; give the same data"
         )
     if problem.split.test is None:
         raise errors.BadRequest("--test: an audit needs rows that the network never saw; give pkg.mod:test")
@@ -245,7 +253,7 @@ def _finished(
     run: Path, record: dict[str, Any], request: dict[str, Any], wanted: tuple[str, ...]
 ) -> dict[str, Any] | None:
     """Give the numbers of this very audit, if it has been made."""
-    if not all(name in record["files"] and (run / name).exists() for name in wanted):
+    if record.get("pending") or not all(name in record["files"] and (run / name).exists() for name in wanted):
         return None
     held = store.read_json(run / NUMBERS)
     same = isinstance(held, dict) and held.get("request") == msgspec.json.decode(msgspec.json.encode(request))

@@ -37,6 +37,7 @@ def run(*, out: Path, oracles: int, seed: int, device: str, quiet: bool) -> tupl
             store.write_bytes(out / "report.html", render(story.page).encode())
             record = directory.complete([*files, "demo.json", "report.html"], result)
     else:
+        store.tidy(out)
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {**record["result"], "report": str(out / "report.html")}
     for name, split in found["splits"].items():

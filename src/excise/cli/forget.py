@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def run(
     request: dict[str, Any] = {
         "command": "unlearn",
         **problem.request,
+        store.DATA: tables.content_of(problem.split),
         "recipe": recipe,
         "set": sorted(settings or ()),
         "settings": choices.recipe_values(how),
@@ -80,8 +81,9 @@ def run(
             )
     else:
         if (out / store.CHECKPOINTS).exists():  # it was killed after the last of its work
-            with store.lock(out):
+            with suppress(errors.InUse), store.lock(out):
                 Checkpoints(out / store.CHECKPOINTS).clear()
+        store.tidy(out)
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {"out": str(out), **record["result"]}
     _tell(to, found, problem.split, plan)

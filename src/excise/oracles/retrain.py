@@ -252,7 +252,7 @@ class _Run:
                 return
             yield replace(self._engine, checkpoints=own)
             own.clear()
-        own.clear()  # of the directory, now that its lock is gone
+        store.remove_empty(place)  # now that its lock is gone
 
     def _train_together(self, missing: list[_Missing]) -> None:
         """Train networks on equally many rows as one, and share out what that took."""

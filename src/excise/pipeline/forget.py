@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import inspect
 import resource
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import msgspec
@@ -222,9 +226,13 @@ def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: 
     found = given if isinstance(given, Checkpoints) else Checkpoints(given, seconds)
     parts = (split.forget, split.retain, split.holdout)
     rows = [None if some is None else store.commitment(some.ids) for some in parts]  # a plain hash of ids can be undone
-    found.begin(
-        msgspec.json.encode([how, rows, task.forward, task.loss], enc_hook=_told, order="deterministic").decode()
-    )
+    try:
+        about = msgspec.json.encode(
+            [how, rows, task.forward, task.loss], enc_hook=_told, order="deterministic"
+        ).decode()
+    except (RecursionError, TypeError, ValueError):  # objects of the caller's that cannot be told apart later
+        about = secrets.token_hex(16)
+    found.begin(about)
     return found
 
 
@@ -234,11 +242,22 @@ def _told(value: Any) -> Any:
         return value.digest
     if isinstance(value, Tensor):
         return params.digest({"": value})
+    if isinstance(value, functools.partial):
+        return ["functools.partial", value.func, value.args, value.keywords]
+    if inspect.isfunction(value):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return [f"{value.__module__}.{value.__qualname__}", _code_digest(value.__code__), value.__defaults__, cells]
     kind = value if inspect.isroutine(value) or inspect.isclass(value) else type(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(value, nn.Module):
         return [name, params.model_digest(value)]
     return name if kind is value else [name, dict(getattr(value, "__dict__", {}))]
+
+
+def _code_digest(code: CodeType) -> str:
+    """Give the SHA-256 of what a function does, names of variables and places in files left out."""
+    inner = [_code_digest(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return hashlib.sha256("\0".join([code.co_code.hex(), *code.co_names, *inner]).encode()).hexdigest()
 
 
 def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:

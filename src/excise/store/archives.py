@@ -19,12 +19,14 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from excise.store.nests import leaves
 
 MAX_PICKLE_BYTES = 8 << 20
 MAX_OPCODES = 1_000_000
@@ -109,15 +111,43 @@ def read_archive(path: Path) -> dict[str, Tensor]:
             which in a few words, without path and remedy.
         OSError: the file cannot be read.
     """
+    return _read(path, _state)
+
+
+def read_parts(path: Path, most_bytes: int) -> dict[str, Tensor]:
+    """Read whatever nest of dicts, lists and tuples `torch.save` wrote; nothing is unpickled.
+
+    Args:
+        path: of the file.
+        most_bytes: what all tensors together may take.
+
+    Returns:
+        Its tensors, and its lists of numbers as tensors, by the names and numbers on the way to them with dots between;
+        what is neither (texts, single numbers) is left out.
+
+    Raises:
+        UnreadableError: it holds other things than these, is damaged, or has too many parts.
+        OSError: the file cannot be read.
+    """
+    return _read(path, _parts, most_bytes)
+
+
+def _read(
+    path: Path, chosen: Callable[[object], Mapping[str, _Described | Tensor]], most: int | None = None
+) -> dict[str, Tensor]:
+    """Follow the pickle, choose from what it describes, and read the storages of that."""
     with path.open("rb") as file:
         _require_small_list(file)
         try:
             with zipfile.ZipFile(file) as archive:
-                entries = _entries(archive, path.stat().st_size)
-                described = _state(_described(archive.read(entries["data.pkl"]), entries))
+                size = path.stat().st_size
+                entries = _entries(archive, size)
+                found = chosen(_described(archive.read(entries["data.pkl"]), entries))
+                described = {name: one for name, one in found.items() if isinstance(one, _Described)}
                 total = sum(one.num_bytes for one in described.values())
-                if total > 4 * path.stat().st_size + FREE_BYTES:
-                    raise UnreadableError(f"its tensors would take {total} bytes, many times the file")
+                if total > (4 * size + FREE_BYTES if most is None else most):
+                    limit = "many times the file" if most is None else f"at most {most}"
+                    raise UnreadableError(f"its tensors would take {total} bytes, {limit}")
                 raw = {one.storage.key: one.storage for one in described.values()}
                 stored = {key: _bytes_of(archive, entries[f"data/{key}"]) for key in raw}
         except (
@@ -129,7 +159,10 @@ def read_archive(path: Path) -> dict[str, Tensor]:
             UnicodeDecodeError,
         ) as error:
             raise UnreadableError(f"no whole archive: {error}") from error
-    return {name: _tensor(one, stored[one.storage.key]) for name, one in described.items()}
+    return {
+        name: _tensor(one, stored[one.storage.key]) if isinstance(one, _Described) else one
+        for name, one in found.items()
+    }
 
 
 def _require_small_list(file: IO[bytes]) -> None:
@@ -143,9 +176,11 @@ def _require_small_list(file: IO[bytes]) -> None:
         raise UnreadableError("no archive of torch 1.6 or later")
     listed = _END.unpack(tail[-_END.size :])[5]
     if tail[:4] == b"PK\6\7":
-        file.seek(min(_LOCATOR_64.unpack(tail[: _LOCATOR_64.size])[2], size))
-        end = file.read(_END_64.size)
-        listed = _END_64.unpack(end)[8] if len(end) == _END_64.size else size
+        place = size - _END.size - _LOCATOR_64.size - _END_64.size  # where zipfile reads it, whatever the locator says
+        if _LOCATOR_64.unpack(tail[: _LOCATOR_64.size])[2] != place or place < 0:
+            raise UnreadableError("a locator that leads elsewhere")
+        file.seek(place)
+        listed = _END_64.unpack(file.read(_END_64.size))[8]
     if listed > MAX_ENTRIES_BYTES:
         raise UnreadableError(f"a list of entries of {listed} bytes, at most {MAX_ENTRIES_BYTES}")
     file.seek(0)
@@ -321,6 +356,13 @@ def _state(value: object) -> dict[str, _Described]:
         kind = "Tensor" if isinstance(value, _Described) else type(value).__name__
         raise NoStateDictError(kind)
     return value
+
+
+def _parts(value: object) -> dict[str, _Described | Tensor]:
+    try:
+        return leaves(value, _Described)
+    except ValueError as error:
+        raise UnreadableError(str(error)) from error
 
 
 class NoStateDictError(UnreadableError):

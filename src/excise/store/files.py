@@ -105,6 +105,12 @@ def remove(path: Path) -> None:
         ) from error
 
 
+def remove_empty(directory: Path) -> None:
+    """Remove a directory if nothing is in it."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
 def left_over(directory: Path) -> list[Path]:
     """Give the temporary files that writes broken off in a directory (not below it) have left, by name."""
     found = directory.iterdir() if directory.is_dir() else ()

@@ -154,5 +154,5 @@ def _read(one: _Named) -> Generation | str:
         size = int.from_bytes(content[:8], "little")  # a safetensors file begins with a length and a JSON object
         told = msgspec.json.decode(content[8 : 8 + size], type=_Head).metadata[_FACTS]
         return Generation(one.path, safetensors.torch.load(content), msgspec.json.decode(told))
-    except (safetensors.SafetensorError, msgspec.DecodeError, KeyError) as error:
+    except (safetensors.SafetensorError, msgspec.DecodeError, KeyError, ValueError, RecursionError) as error:
         return f"{one.path} is no checkpoint that this version of excise can read ({error}) and is passed over"

@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from excise import errors
-from excise.store.files import make_directory, sweep
+from excise.store.files import left_over, make_directory, sweep
 
 LOCK = ".lock"
+_ATTEMPTS = 100
 
 
 @contextlib.contextmanager
@@ -36,8 +37,9 @@ def lock(directory: Path) -> Iterator[None]:
         errors.InUse: another process holds it, with its number and machine.
         errors.DiskError: the directory or the lock in it cannot be made.
     """
-    if directory.exists() and not directory.is_dir():
-        raise errors.BadRequest(f"expected a directory, found a file at {directory}; choose another")
+    if not directory.is_dir() and (directory.exists() or directory.is_symlink()):
+        what = "a link that leads nowhere" if directory.is_symlink() else "a file"
+        raise errors.BadRequest(f"expected a directory, found {what} at {directory}; choose another")
     made = not directory.exists()
     try:
         descriptor = _acquired(directory / LOCK, directory)
@@ -57,6 +59,13 @@ def lock(directory: Path) -> Iterator[None]:
                 directory.rmdir()
 
 
+def tidy(directory: Path) -> None:
+    """Remove what a killed run has left in a directory, its lock too, unless another process is at work there."""
+    if (directory / LOCK).exists() or left_over(directory):
+        with contextlib.suppress(errors.InUse), lock(directory):
+            pass
+
+
 def holder(directory: Path) -> dict[str, Any] | None:
     """Give who holds a directory now, as plain values; None if nobody does."""
     try:
@@ -73,11 +82,13 @@ def holder(directory: Path) -> dict[str, Any] | None:
 
 
 def _acquired(path: Path, directory: Path) -> int:
-    while True:
+    for attempt in range(_ATTEMPTS):
         make_directory(directory)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:  # the last holder took away the directory that it had made
+            if attempt == _ATTEMPTS - 1:  # or a link on the way leads nowhere
+                raise
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,9 +103,11 @@ def _acquired(path: Path, directory: Path) -> int:
             os.close(descriptor)
             raise
         if _still_there(path, descriptor):
-            _tell(descriptor)
+            with contextlib.suppress(OSError):  # a disk that is full says so where it matters
+                _tell(descriptor)
             return descriptor
         os.close(descriptor)  # the last holder removed it in between
+    raise errors.InUse(f"{directory} changes hands too fast; try again, or choose another directory")
 
 
 def _still_there(path: Path, descriptor: int) -> bool:

@@ -26,6 +26,8 @@ RECORD = "run.json"
 FORMAT = 1
 LAST_FINITE = "last-finite.safetensors"
 """What a run that diverged leaves instead of a result."""
+DATA = "data_commitment"
+"""Where a request holds a keyed digest of the content of its rows."""
 CHECKPOINTS = "checkpoints"
 """Where a run that goes on keeps what it would go on from."""
 
@@ -67,9 +69,15 @@ class RunDirectory:
                 self._refuse_foreign()
             return None
         record = read_record(self.path)
-        if record.get("request") != self.request:
+        before = record.get("request")
+        if before != self.request:
+            if isinstance(before, dict) and {**before, DATA: None} == {**self.request, DATA: None}:
+                raise errors.Corrupt(
+                    f"the training data are not those that {self.path} was made from: their content has changed since; give "
+                    "the same data, or choose another --out"
+                )
             raise errors.BadRequest(
-                f"{self.path} holds the run of another request ({_difference(record.get('request'), self.request)}); "
+                f"{self.path} holds the run of another request ({_difference(before, self.request)}); "
                 "choose another --out, or remove that directory"
             )
         return record
@@ -92,8 +100,8 @@ class RunDirectory:
             "result": dict(result),
             "files": {name: file_digest(self.path / name) for name in sorted(files)},
         }
-        write_sealed(self.path / RECORD, record)
         remove(self.path / LAST_FINITE)  # of an attempt that diverged before
+        write_sealed(self.path / RECORD, record)
         return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
 
 

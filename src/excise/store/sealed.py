@@ -15,7 +15,7 @@ import msgspec
 
 from excise import errors
 from excise.store.files import write_bytes
-from excise.store.values import json_bytes, read_json
+from excise.store.values import MAX_JSON_BYTES, json_bytes, json_of, read_content
 
 _SEAL = "seal"
 
@@ -39,8 +39,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
         errors.BadData: no such file, or one that cannot be read.
         errors.Corrupt: not what was written.
     """
-    found = read_json(path)
-    if not isinstance(found, dict) or _SEAL not in found or sealed_bytes(found) != path.read_bytes():
+    content = read_content(path, MAX_JSON_BYTES)
+    found = json_of(content, path)
+    if not isinstance(found, dict) or _SEAL not in found or sealed_bytes(found) != content:
         raise errors.Corrupt(
             f"{path} is not what was written there: it does not bear the SHA-256 of its own content; take it from a backup, "
             "or make it again"

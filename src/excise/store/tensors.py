@@ -112,7 +112,7 @@ def _require_small_header(path: Path) -> None:
     shapes = [one.get("shape") for one in told.values() if isinstance(one, dict)] if isinstance(told, dict) else []
     for shape in shapes:
         if isinstance(shape, list) and (
-            len(shape) > 64 or not all(str(size).isdecimal() and size < 2**48 for size in shape)
+            len(shape) > 64 or not all(type(size) is int and 0 <= size < 2**48 for size in shape)
         ):
             raise ValueError("a tensor of more than 64 axes, or of an impossible size")
 

@@ -363,6 +363,7 @@ def _surroundings(model: nn.Module) -> dict[str, str]:
     return {
         "start": params.digest([*model.named_parameters(), *model.named_buffers()]),
         "device": next(model.parameters()).device.type,
+        "accelerators": str(torch.accelerator.device_count() if torch.accelerator.is_available() else 0),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "torch": str(torch.__version__),
         "excise": __version__,
