@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import audits, batchnorm, method_memory, recipes
+from excise import errors
+from excise.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/**/*.md"))
@@ -51,3 +53,30 @@ def test_the_page_of_the_audited_audit_is_what_was_measured():
 def test_the_table_of_batch_normalisation_is_what_was_measured():
     text = (ROOT / "docs" / "batchnorm.md").read_text(encoding="utf-8")
     assert batchnorm.table(json.loads(batchnorm.KEPT.read_text())).strip() in text
+
+
+def typed():
+    """Give every command in a block of a page, as it is typed: remarks, `…` and what lies in `<>` left out."""
+    for page in PAGES:
+        for block in page.read_text(encoding="utf-8").split("```")[1::2]:
+            for line in block.replace("\\\n", " ").splitlines():
+                words = line.partition("#")[0].replace("…", "").split()
+                if words[:1] == ["excise"] and len(words) > 1 and re.fullmatch(r"(\S+ )*\S+", " ".join(words)):
+                    yield page.name, words[1:]
+
+
+COMMANDS = [(page, words) for page, words in typed() if any(word[:2] == "--" or "/" in word for word in words)]
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}" for page, words in COMMANDS])
+def test_a_command_on_a_page_is_one_that_can_be_typed(page, words):
+    try:
+        room, options = main.app(words, standalone_mode=False)
+    except errors.BadRequest as error:
+        assert "cannot be read as TOML" in str(error)  # a file of options that a command before it writes
+    else:
+        assert room and options
+
+
+def test_there_are_commands_on_the_pages():
+    assert len(COMMANDS) > 20
