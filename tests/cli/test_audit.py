@@ -55,7 +55,7 @@ def test_people_read_the_verdict_its_reasons_and_the_measures(made, audit, monke
     table = [line for line in others if line.startswith(("decides", "informs", "forget_", "retain_", "test_", "rmia"))]
     assert len(table) > 9 and max(map(len, table)) <= 80
     assert done.err.count("oracle ") == 4 and "oracle 4/4" in done.err
-    assert audit("--quiet") == (done.code, "", "")
+    assert audit("--quiet") == (done.code, f"{first}\n", "")
 
 
 def test_the_same_command_again_says_so_and_does_nothing(project, made, audit):

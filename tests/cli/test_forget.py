@@ -212,3 +212,15 @@ def test_data_that_have_changed_since_are_told_and_no_checkpoint_of_the_old_is_u
     monkeypatch.setattr(mine, "train", lambda: (other, labels))
     done = unlearn("--set", "epochs=2", "--checkpoint-seconds", "0", "--json", out="broken")
     assert done.json["model_digest"] == wanted and "is not used" in done.err
+
+
+def test_another_request_does_not_take_the_place_of_one_that_was_killed(project, unlearn, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("excise.store.runs.RunDirectory.complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert unlearn("--set", "epochs=2").code == 130
+    kept = sorted(path.name for path in (project / "run" / "checkpoints").iterdir())
+    done = unlearn("--set", "epochs=1")
+    assert done.code == 2 and "the unfinished run of another request (set: ['epochs=2'] there" in done.err
+    assert kept == sorted(path.name for path in (project / "run" / "checkpoints").iterdir())
+    done = unlearn("--set", "epochs=2")
+    assert done.code == 0 and "goes on from its checkpoint" in done.err

@@ -305,3 +305,9 @@ def test_ctrl_c_on_a_terminal_is_130_at_once_and_puts_the_cursor_back(project):
 def test_the_entry_point_is_the_one_installed():
     scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"excise": "excise.cli.main:run"} and callable(main.run)
+
+
+def test_a_name_that_is_no_utf_8_stands_in_the_object_by_its_escapes():
+    found = {"path": os.fsdecode(b"bad\xff.txt"), "number": 0.1}
+    assert json.loads(main._object(found)) == found and main._object(found).isascii()
+    assert main._object({"é": 1}) == '{"é":1}'

@@ -275,3 +275,18 @@ def test_a_directory_that_would_hold_the_key_is_not_taken(tmp_path, monkeypatch)
         errors.BadRequest, match=r"--out: .*run would hold .*key, the key that hides row ids in records"
     ):
         store.RunDirectory(tmp_path / "run", REQUEST).finished()
+
+
+def test_a_run_that_was_begun_gives_way_to_no_other_request(tmp_path):
+    run = store.RunDirectory(tmp_path / "run", {**REQUEST, store.DATA: "a"})
+    other = store.RunDirectory(tmp_path / "run", {**REQUEST, store.DATA: "a", "seed": 4})
+    run.begin()
+    assert run.finished() is None and other.finished() is None  # nothing could be lost
+    store.write_bytes(tmp_path / "run" / store.CHECKPOINTS / "checkpoint", b"")
+    assert store.RunDirectory(tmp_path / "run", {**REQUEST, store.DATA: "b"}).finished() is None  # begins anew
+    with pytest.raises(
+        errors.BadRequest, match=r"unfinished run of another request \(seed: 3 there, 4 here\); give that"
+    ):
+        other.finished()
+    run.complete([], {})
+    assert names(tmp_path / "run") == ["checkpoints", "run.json"]

@@ -163,6 +163,8 @@ def run(
         show.say(to, f"{run} already holds this audit, complete; nothing was done.")
     found = {**numbers, "report": str(run / PAGE)}
     _tell(to, found)
+    if quiet:  # the verdict is neither progress nor a table
+        show.say(show.console(quiet=False), f"Verdict: {found['verdict']}")
     return found, errors.AuditInvalid.exit_code if found["verdict"] == "INVALID" else 0
 
 

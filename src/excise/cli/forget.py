@@ -80,9 +80,10 @@ def run(
                 quiet=quiet,
             )
     else:
-        if (out / store.CHECKPOINTS).exists():  # it was killed after the last of its work
+        if (out / store.CHECKPOINTS).exists() or (out / store.BEGUN).exists():  # killed after the last of its work
             with suppress(errors.InUse), store.lock(out):
                 Checkpoints(out / store.CHECKPOINTS).clear()
+                store.remove(out / store.BEGUN)
         store.tidy(out)
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
     found = {"out": str(out), **record["result"]}
@@ -105,7 +106,8 @@ def _done(
     """Do what is asked, from the last checkpoint on if there is one, and write it down."""
     out = directory.path
     kept = Checkpoints(out / store.CHECKPOINTS, seconds, fingerprint=directory.digest)
-    with _last_finite_kept(out), stoppable(kept), show.progress(quiet=quiet) as hooks:
+    directory.begin()
+    with _freed_if_nothing_kept(out), _last_finite_kept(out), stoppable(kept), show.progress(quiet=quiet) as hooks:
         done = unlearn(
             problem.model,
             problem.split,
@@ -124,11 +126,23 @@ def _done(
 
 
 @contextmanager
+def _freed_if_nothing_kept(out: Path) -> Iterator[None]:
+    """Where the block fails before there is anything to go on from, leave the directory to any request."""
+    try:
+        yield
+    except BaseException:
+        if not (out / store.CHECKPOINTS).exists():
+            store.remove(out / store.BEGUN)
+        raise
+
+
+@contextmanager
 def _last_finite_kept(out: Path) -> Iterator[None]:
     """Where the block diverges, write the last finite state beside what would have been the result."""
     try:
         yield
     except errors.Diverged as error:
+        store.remove(out / store.BEGUN)  # the directory is free for a better try
         if error.last_finite is None:
             raise
         kept = out / store.LAST_FINITE

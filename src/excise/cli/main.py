@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import shutil
 import sys
@@ -47,8 +48,16 @@ def call(words: Sequence[str]) -> int:
         text = f"excise: {message}"
         typer.echo(wrapped(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text, err=True)
     if as_json:
-        out.write(msgspec.json.encode(found).decode() + "\n")
+        out.write(_object(found) + "\n")
     return int(code)
+
+
+def _object(found: object) -> str:
+    """Give one JSON object; a name of a file that is no UTF-8 stands in it by its escapes."""
+    try:
+        return msgspec.json.encode(found).decode()
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(found))
 
 
 def _explained(error: BaseException) -> tuple[str, int]:

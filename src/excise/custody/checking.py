@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from excise import errors, params, store, verify
+from excise import errors, store, verify
 from excise.ledger.book import Book
 from excise.ledger.manifest import Manifest
 from excise.oracles.bank import KINDS, UNFINISHED, Bank
@@ -24,7 +24,7 @@ write that was broken off; the next run there removes it. `not ours`: no record 
 
 BOOK, RECEIPTS, MANIFEST, RUNS = "book.sqlite", "receipts.jsonl", "manifest.bin", "runs"
 TUNING, RESULT, SETTINGS, ORACLES = "tuning.json", "result.json", "settings.toml", "oracles"
-MODEL, NUMBERS, MARGINS_KIND = "model.safetensors", "audit.json", {"kind": "excise-margins-1"}
+MODEL, NUMBERS = "model.safetensors", "audit.json"
 AUDITED = {NUMBERS, "audit-plan.json", "report.html", "rows.json"}
 """What `excise audit` makes again where it is gone."""
 _BEGINNING = ("SELECT COUNT(*) FROM sqlite_schema", "PRAGMA application_id")
@@ -56,7 +56,8 @@ def check(directory: Path) -> list[Checked]:
     """Look at every file of a run, a search, a bank or a ledger (its runs included).
 
     Raises:
-        errors.BadRequest: no directory, or one that holds nothing of ours.
+        errors.BadRequest: no directory, or one that holds nothing of ours; or a ledger of a newer version.
+        errors.DiskError: a ledger's book may not be read.
     """
     if not directory.is_dir():
         raise errors.BadRequest(f"expected a directory of excise's, found none at {directory}; give one")
@@ -92,7 +93,7 @@ def _without_record(directory: Path) -> Iterator[Checked]:
     if names & AUDITED and names & _OWN:  # an audit comes after the record
         fault = "the record of a run that was completed, and audited, is gone"
         yield _fault(directory / store.RECORD, fault, "take it from a backup")
-    elif names & {*_OWN, store.LAST_FINITE, store.LOCK} or (
+    elif names & {*_OWN, store.LAST_FINITE, store.LOCK, store.BEGUN} or (
         names and all(name.startswith("margins-") for name in names)
     ):
         yield Checked(path=str(directory), state="unfinished", what=_UNFINISHED)
@@ -108,7 +109,7 @@ def _run(directory: Path) -> Iterator[Checked]:
     files, pending = record["files"], record.get("pending", {})
     for name in sorted({*files, *pending}):
         yield _file(directory, name, files.get(name), pending.get(name))
-    known = {*files, *pending, store.RECORD, store.LOCK, store.CHECKPOINTS, store.LAST_FINITE}
+    known = {*files, *pending, store.RECORD, store.LOCK, store.CHECKPOINTS, store.LAST_FINITE, store.BEGUN}
     yield from _generations(directory / store.CHECKPOINTS, finished=True)
     yield from _strange(directory, known)
 
@@ -160,10 +161,10 @@ def _search(directory: Path) -> Iterator[Checked]:
     yield found
     known = {TUNING, RESULT, SETTINGS, ORACLES, store.LOCK}
     for trial in [] if record is None else record.get("trials", []):
-        if trial.get("margins_digest") is not None:
-            path = directory / f"margins-{trial.get('number', 0):04}.safetensors"
-            known.add(path.name)
-            yield _margins(path, trial["margins_digest"])
+        if trial.get("file_digest") is not None:
+            name = f"margins-{trial['number']:04}.safetensors"
+            known.add(name)
+            yield _fault(directory / name, file_fault(directory, name, {trial["file_digest"]}), _SEARCH_REMEDY)
     result, found = _read(directory / RESULT, "remove it, and the same `excise tune` makes it again")
     if (directory / RESULT).exists():
         yield found
@@ -179,18 +180,6 @@ def _search(directory: Path) -> Iterator[Checked]:
         what = "of a trial that was not entered: the same command again writes it"
         yield Checked(path=str(directory / name), state="unfinished", what=what)
     yield from _strange(directory, known | trailing)
-
-
-def _margins(path: Path, digest: str) -> Checked:
-    try:
-        held, told = store.read_tensors(path)
-    except errors.BadData as error:
-        return _fault(path, str(error), _SEARCH_REMEDY)
-    found = params.digest(held)
-    if told != MARGINS_KIND:
-        return _fault(path, f"{path} is not what was written: it says of itself {told}", _SEARCH_REMEDY)
-    fault = None if found == digest else f"{path} is not what its record says: expected {digest}, found {found}"
-    return _fault(path, fault, _SEARCH_REMEDY)
 
 
 def _bank(directory: Path) -> Iterator[Checked]:
@@ -234,7 +223,7 @@ def _ledger(directory: Path) -> Iterator[Checked]:
             yield _fault(log, "; ".join(faults), _LEDGER_REMEDY)
         if broken_off or not faults:
             receipts = [verify.parsed(line) for line in content.split(b"\n")[:-1]]
-    yield from _book(directory, receipts)
+    yield from _book(directory, None if log.exists() and faults and not broken_off else receipts)
     entered = {f"{one['sequence']:04d}": one for one in receipts}
     below = directory / RUNS
     for run in sorted(below.iterdir()) if below.is_dir() else ():
@@ -256,8 +245,8 @@ def _is_unbegun(book: Path) -> bool:
     return False
 
 
-def _book(directory: Path, receipts: list[dict[str, Any]]) -> Iterator[Checked]:
-    """The book, the manifest that it names, and whether it knows of receipts that the log has lost."""
+def _book(directory: Path, receipts: list[dict[str, Any]] | None) -> Iterator[Checked]:
+    """The book, the manifest that it names, and whether it knows of receipts that the log (None: damaged) has lost."""
     book, log = directory / BOOK, directory / RECEIPTS
     if not book.exists():
         yield _fault(book, "it is gone", _LEDGER_REMEDY)
@@ -265,12 +254,13 @@ def _book(directory: Path, receipts: list[dict[str, Any]]) -> Iterator[Checked]:
     try:
         with Book(book) as opened:
             root, runs = opened.life().manifest_root, opened.runs()
-    except errors.ExciseError as error:
+    except errors.Corrupt as error:  # one that may not be read, or is a newer version's, is for its owner to see to
         yield _explained(book, error)
         return
     yield _fault(book, None, _LEDGER_REMEDY)
     yield _manifest(directory / MANIFEST, root)
-    lost = {one.receipt for one in runs if one.receipt is not None} - {one["hash"] for one in receipts}
+    known = {one.receipt for one in runs if one.receipt is not None}
+    lost = set() if receipts is None else known - {one["hash"] for one in receipts}
     if lost:
         yield _fault(log, f"it lacks {len(lost)} receipts that {BOOK} knows", _LEDGER_REMEDY)
 

@@ -182,6 +182,7 @@ class _Run:
                 kept = self._bank.find(keys.key(told, together=way))
                 if kept is not None:
                     self._found[one.number] = kept
+                    self._put_away(told)
                     return
             self._bank.require_writable()
         size = len(one.rows)
@@ -253,6 +254,12 @@ class _Run:
             yield replace(self._engine, checkpoints=own)
             own.clear()
         store.remove_empty(place)  # now that its lock is gone
+
+    def _put_away(self, told: Mapping[str, str]) -> None:
+        """Remove the checkpoints of a training that was killed when its network had just been kept."""
+        if self._bank is not None and (self._bank.directory / f"{TRAINING}{keys.key(told, together=False)}").exists():
+            with self._resumable(told):
+                pass
 
     def _train_together(self, missing: list[_Missing]) -> None:
         """Train networks on equally many rows as one, and share out what that took."""

@@ -38,6 +38,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         seconds: wall time.
         retraining_share: rows passed forward and backward, as a fraction of a retraining's; None without a plan.
         margins_digest: SHA-256 of the margins kept beside the record.
+        file_digest: SHA-256 of the file that keeps them, in which they lie in another order.
         repeats: the number of an earlier trial of the same settings, whose outcome this is; it was not run again.
     """
 
@@ -55,6 +56,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     seconds: float = 0.0
     retraining_share: float | None = None
     margins_digest: str | None = None
+    file_digest: str | None = None
     repeats: int | None = None
 
 
@@ -92,14 +94,12 @@ class Journal:
         if margins is not None:
             trial = struct_replace(trial, margins_digest=_digest(margins))
             self.margins[trial.number] = margins
+            if self.directory is not None:
+                path = self.directory / _name(trial.number)
+                store.write_tensors(path, _tensors(_ordered(margins, self._order)), {"kind": "excise-margins-1"})
+                trial = struct_replace(trial, file_digest=store.file_digest(path))
         self.trials.append(trial)
         if self.directory is not None:
-            if margins is not None:
-                store.write_tensors(
-                    self.directory / _name(trial.number),
-                    _tensors(_ordered(margins, self._order)),
-                    {"kind": "excise-margins-1"},
-                )
             kept = {"format": FORMAT, "request": self.request, "trials": self.trials}
             store.write_sealed(self.directory / RECORD, kept)
 
@@ -130,6 +130,8 @@ class Journal:
         for trial in self.trials:
             if trial.margins_digest is not None:
                 path = directory / _name(trial.number)
+                if path.is_file() and store.file_digest(path) != trial.file_digest:
+                    raise errors.Corrupt(f"{path} is not what its record says; remove the directory and search again")
                 self.margins[trial.number] = _margins(path, trial.margins_digest, self._order)
 
 

@@ -4,6 +4,7 @@ from excise.store.files import file_digest, left_over, remove, remove_empty, swe
 from excise.store.keys import commitment
 from excise.store.locks import LOCK, holder, lock, tidy
 from excise.store.runs import (
+    BEGUN,
     CHECKPOINTS,
     DATA,
     LAST_FINITE,
@@ -18,6 +19,7 @@ from excise.store.tensors import read_metadata, read_tensors, read_weights, requ
 from excise.store.values import json_bytes, read_json, write_json
 
 __all__ = [
+    "BEGUN",
     "CHECKPOINTS",
     "DATA",
     "LAST_FINITE",

@@ -28,6 +28,8 @@ LAST_FINITE = "last-finite.safetensors"
 """What a run that diverged leaves instead of a result."""
 DATA = "data_commitment"
 """Where a request holds a keyed digest of the content of its rows."""
+BEGUN = "begun.json"
+"""Which request a run that is not done yet was begun with."""
 CHECKPOINTS = "checkpoints"
 """Where a run that goes on keeps what it would go on from."""
 
@@ -67,6 +69,7 @@ class RunDirectory:
             if place == self.path:
                 require_private(place, "--out")
                 self._refuse_foreign()
+                self._refuse_other()
             return None
         record = read_record(self.path)
         before = record.get("request")
@@ -82,9 +85,24 @@ class RunDirectory:
             )
         return record
 
+    def begin(self) -> None:
+        """Write down which request is begun here, so that another one does not take its place by mistake."""
+        write_sealed(self.path / BEGUN, {"format": FORMAT, "request": self.request})
+
+    def _refuse_other(self) -> None:
+        kept = self.path / CHECKPOINTS
+        if not (self.path / BEGUN).exists() or not kept.is_dir() or not any(kept.iterdir()):
+            return  # nothing that could be lost
+        before = read_sealed(self.path / BEGUN).get("request")
+        if isinstance(before, dict) and {**before, DATA: None} != {**self.request, DATA: None}:
+            raise errors.BadRequest(
+                f"{self.path} holds the unfinished run of another request ({_difference(before, self.request)}); give that "
+                "command again to finish it, choose another --out, or remove that directory"
+            )
+
     def _refuse_foreign(self) -> None:
         known = {"model.safetensors", "mask.safetensors", "patch.safetensors", "report.html", "demo.json"}
-        known |= {LAST_FINITE, CHECKPOINTS}
+        known |= {LAST_FINITE, CHECKPOINTS, BEGUN}
         foreign = [entry.name for entry in self.path.iterdir() if not (entry.name in known or entry.name[0] == ".")]
         if foreign:
             raise errors.BadRequest(
@@ -102,6 +120,7 @@ class RunDirectory:
         }
         remove(self.path / LAST_FINITE)  # of an attempt that diverged before
         write_sealed(self.path / RECORD, record)
+        remove(self.path / BEGUN)
         return msgspec.json.decode(msgspec.json.encode(record))  # type: ignore[no-any-return]
 
 
