@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -105,7 +106,7 @@ def test_lenient_json_is_refused(text):
     with pytest.raises(verify.Unreadable, match="expected JSON in strict form"):
         verify.parsed(text.encode("latin-1"))
     assert verify.entry_faults(b'{"a":1e999}')[1]  # read as infinite, which the one form does not hold
-    with pytest.raises(verify.Unreadable, match="expected at most 3 bytes of JSON, found 4"):
+    with pytest.raises(verify.Unreadable, match=r"expected at most 3 bytes of JSON and \d+ values, found 4 bytes"):
         verify.parsed(b"[  ]", 3)
 
 
@@ -143,7 +144,7 @@ def test_taking_any_field_away_is_found_though_it_is_sealed_again():
     receipt = verify.sealed(samples.build(1, verify.GENESIS))
     required = [path for path in paths_of(receipt) if path != ("env", "isa")]
     assert len({tuple(name for name in path if isinstance(name, str)) for path in required}) >= 25
-    assert len(receipt) >= 20
+    assert len(receipt) >= 25
     for path in required:
         spoiled = without(receipt, path)
         found = verify.receipt_faults(spoiled if path == ("hash",) else verify.sealed(spoiled))
@@ -164,10 +165,20 @@ def test_taking_any_field_away_is_found_though_it_is_sealed_again():
         ({"requests": {}}, "'requests' is no list"),
         ({"audit": []}, "'audit' is no object"),
         ({"extra": 1}, "'extra' is not known"),
+        ({"accept_drop": 0}, "'accept_drop' is not of its kind: flag"),
+        ({"run": "1"}, "'run' is not of its kind: id"),
+        (
+            {"copies": {"purged": [], "kept": [{"id": "a backup", "until": "soon"}]}},
+            "'copies.kept.until' is not of its kind",
+        ),
+        ({"model_file": None}, "'model_file' is not of its kind: hash"),
         ({"limits": ["short"]}, "leaves out the sentence: This says which procedure"),
         ({"oracle": "PROOF of deletion"}, "says 'proof', which nothing in it bears out"),
         ({"drift": {"note": "GDPR compliant"}}, "says 'compliant'"),
-        ({"method": {"name": "certified", "params": {}, "code": "x", "seed": 0}}, "says 'certified'"),
+        (
+            {"method": {"name": "certified", "params": {}, "code": "x", "model_code": None, "seed": 0}},
+            "says 'certified'",
+        ),
         ({"drift": {"note": "no\nguarantees"}}, "says 'guarantees'"),
         ({"drift": {"note": float("nan")}}, "other than plain values"),
     ],
@@ -176,6 +187,15 @@ def test_a_receipt_says_only_what_it_may(changes, said):
     receipt = {**verify.sealed(samples.build(1, verify.GENESIS)), **changes}
     with_hash = receipt if "note" in str(changes) and "nan" in str(changes) else verify.sealed(receipt)
     assert said in " ".join(verify.receipt_faults(with_hash))
+
+
+def test_what_may_be_null_is_null_or_of_its_kind():
+    receipt = samples.build(1, verify.GENESIS)
+    receipt["copies"]["kept"] = [{"id": "a backup", "until": None}, {"id": "another", "until": "2026-10-01"}]
+    receipt["method"]["model_code"] = None
+    assert verify.receipt_faults(verify.sealed(receipt)) == []
+    receipt["method"]["model_code"] = "0.1"
+    assert verify.receipt_faults(verify.sealed(receipt)) == ["field 'method.model_code' is not of its kind: hash?"]
 
 
 @pytest.mark.parametrize("value", [None, [], 3, "receipt"])
@@ -355,6 +375,8 @@ def tensor(shape=(2,), offsets=(0, 8), dtype="F32", **more):
     ("content", "said"),
     [
         (b"", "header within 0 bytes"),
+        (struct.pack("<Q", verify.MAX_HEADER_BYTES + 1) + b" " * 2**25, f"found one of {verify.MAX_HEADER_BYTES + 1}"),
+        (file_of(b"[" + b"[]," * verify.MAX_VALUES), f"and {verify.MAX_VALUES} values, found"),
         (b"\1\0\0", "header within 3 bytes"),
         (struct.pack("<Q", 2**63) + b"{}", f"found one of {2**63}"),
         (struct.pack("<Q", 100) + b"{}", "found one of 100"),
@@ -438,6 +460,95 @@ def test_a_weights_file_is_read_or_unreadable(value, told, content, tmp_path):
         path.write_bytes(whole)
         with contextlib.suppress(verify.Unreadable):
             assert verify.model_digest(path).startswith("sha256:")
+
+
+# What a terminal would obey, and what does not end.
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m\r"
+
+
+def quiet(found):
+    """Say that every sentence is plain text, and that there is one."""
+    return bool(found) and all(one.isascii() and one.isprintable() for one in found)
+
+
+def test_nothing_that_a_receipt_says_reaches_the_terminal_as_it_is(run, tmp_path, capsys):
+    receipt = reread(run)
+    told = receipt["audit"]
+    one = {**told["metrics"][0], "name": HOSTILE, "p": 0.0}
+    for changed in (
+        {**receipt, HOSTILE: 1},
+        {**receipt, "claim": HOSTILE},
+        {**receipt, "drift": {HOSTILE: HOSTILE + "certified" + HOSTILE}},
+        {**receipt, "audit": {**told, HOSTILE: 1}},
+        {**receipt, "audit": {**told, "controls": {**told["controls"], "nothing": HOSTILE}}},
+        {**receipt, "audit": {**told, "metrics": [one, *told["metrics"][1:]]}},
+        {**receipt, "seq": HOSTILE},
+    ):
+        written(run["receipt"], verify.sealed(changed))
+        assert quiet(verify.faults(run["receipt"]))
+        assert verify.main([str(run["receipt"])]) in (3, 6)
+        assert all(line.isascii() and line.isprintable() for line in capsys.readouterr().out.split("\n"))
+    written(run["receipt"], receipt)
+    for content in (
+        f'{{"{HOSTILE}":NaN}}',
+        json.dumps({"plan_digest": HOSTILE, "unlearned": {"model_digest": HOSTILE}}),
+    ):
+        (tmp_path / HOSTILE.replace("\r", "")).write_text(content)
+        for beside in ("audit", "record", "weights"):
+            assert quiet(verify.faults(run["receipt"], **{beside: tmp_path / HOSTILE.replace("\r", "")}))
+    audit = {**samples.numbers(), "unlearned": {"model_digest": HOSTILE}}
+    run["audit"].write_text(json.dumps(audit))
+    assert quiet(verify.faults(run["receipt"], audit=run["audit"]))
+    run["weights"].write_bytes(file_of({HOSTILE: tensor()}))
+    assert quiet(verify.faults(run["receipt"], weights=run["weights"]))
+    line = run["receipt"].read_bytes()
+    for old, new in ((b'"hash":"', b'"hash":"\x1b]0;x\x07'), (b'"prev":"', b'"prev":"\x1b]0;x\x07')):
+        assert quiet(verify.log_faults(line.replace(old, new)))
+    unsealed = line.replace(b'"prev":"', b'"prev":"\x1b]0;x\x07').rstrip(b"\n")
+    found = verify._link(unsealed)[3]
+    unsealed = unsealed.replace(json.loads(line)["hash"].encode(), found.encode())
+    assert quiet(verify.log_faults(unsealed + b"\n")) and "it is number" in verify.log_faults(unsealed + b"\n")[0]
+
+
+def test_what_does_not_end_is_not_read_to_its_end(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/dev/zero", tmp_path / "pipe", tmp_path):
+        with pytest.raises(verify.Unreadable, match=r"expected a file at .*, found a directory, a pipe or a device"):
+            verify.faults(place)
+        with pytest.raises(verify.Unreadable, match="found a directory, a pipe or a device"):
+            verify.faults(run["receipt"], log=place)
+        with pytest.raises(verify.Unreadable, match="found a directory, a pipe or a device"):
+            verify.faults(run["receipt"], head=str(place))
+        for beside in ("weights", "audit", "record"):
+            (found,) = verify.faults(run["receipt"], **{beside: place})
+            assert "found a directory, a pipe or a device" in found
+
+
+@pytest.mark.parametrize(
+    ("beside", "most"),
+    [("receipt", verify.MAX_RECEIPT_BYTES + 1), ("log", verify.MAX_LOG_BYTES), ("head", verify.MAX_RECEIPT_BYTES)],
+)
+def test_a_file_larger_than_any_of_its_kind_is_refused(run, tmp_path, monkeypatch, beside, most):
+    if beside == "log":  # a gigabyte takes a second to read
+        monkeypatch.setattr(verify, "MAX_LOG_BYTES", most := 1 << 22)
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(most + 1)
+    given = {"receipt": run["receipt"], beside: str(tmp_path / "large")}
+    with pytest.raises(verify.Unreadable, match=f"expected at most {most} bytes in '.*large', found more"):
+        verify.faults(**given)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RecursionError])
+def test_what_takes_too_much_to_read_is_a_fault_and_no_traceback(run, monkeypatch, error):
+    def spent(*_, **__):
+        raise error
+
+    content = run["receipt"].read_bytes()
+    monkeypatch.setattr(verify.json, "loads", spent)
+    with pytest.raises(verify.Unreadable, match="expected JSON in strict form"):
+        verify.parsed(content)
+    assert "it is no JSON object" in verify.entry_faults(content[:-1])[1][0]
 
 
 # All together.

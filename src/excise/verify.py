@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,44 +37,37 @@ LIMITS = (
 """What every receipt says about itself."""
 UNSEEN = "without a head that was exported before, entries cut off a log's end or a log written anew cannot be seen"
 REASONS, VERDICTS = "erasure|mislabel|poison", "PASS|FAIL|INCONCLUSIVE|INVALID"
-MAX_RECEIPT_BYTES, MAX_HEADER_BYTES, MAX_AUDIT_BYTES = 1 << 20, 100_000_000, 1 << 28
+MAX_RECEIPT_BYTES, MAX_HEADER_BYTES, MAX_AUDIT_BYTES, MAX_LOG_BYTES = 1 << 20, 16 << 20, 32 << 20, 1 << 30
+MAX_VALUES = 1_500_000  # one takes 2 bytes of JSON and up to 200 in memory
 _CONTROLS = {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
-_ALPHA, _FEWEST_MODELS = 0.05, 4
-_LEVEL_APART = {"canaries": 1e-3}  # its null is exact, and it lies outside the level that the others share
+_ALPHA, _FEWEST_MODELS, _LEVEL_APART = 0.05, 4, {"canaries": 1e-3}  # the last has an exact null of its own
 _WORDS = re.compile(rb"(?:proof|certif|complian|guarante)[a-z]*")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-_FORMS = {
-    "text": re.compile(".{1,4096}", re.DOTALL),
-    "hash": re.compile("sha256:[0-9a-f]{64}"),
-    "id": re.compile("[0-9a-f]{32}"),
-    "time": re.compile("[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z"),
-    "reason": re.compile(REASONS),
-    "verdict": re.compile(VERDICTS),
-}
-_TYPES: dict[str, Any] = {"flag": [bool], "number": [int, float], "object": [dict]}
-_TYPES["number?"] = [int, float, type(None)]
+_DAY = "[0-9]{4}(-[0-9]{2}){2}"
+_FORMS = {"text": "(?s).{1,4096}", "hash": "sha256:[0-9a-f]{64}", "id": "[0-9a-f]{32}", "date": _DAY}
+_FORMS |= {"time": _DAY + "T[0-9]{2}(:[0-9]{2}){2}Z", "reason": REASONS, "verdict": VERDICTS}
+_NAMES = """BOOL=bool U8=uint8 I8=int8 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2 I16=int16 U16=uint16 F16=float16
+    BF16=bfloat16 I32=int32 U32=uint32 F32=float32 I64=int64 U64=uint64 F64=float64 C64=complex64"""
+_DTYPES = dict(re.findall(r"(\w+)=(\w+)", _NAMES))
+_Tensor = tuple[int, int, str, tuple[int, ...]]
+_TYPES = {"flag": (bool,), "number": (int, float), "object": (dict,)}
 _ENDS = ("value", "low", "high", "null_mean", "null_low", "null_high", "least_detectable")
 _METRIC = {"name": "text", "decides": "flag", "num_models": "count", "p": "number"} | dict.fromkeys(_ENDS, "number?")
-_AUDIT: dict[str, Any] = {
-    "plan_hash": "hash",
-    "file": "hash",
-    "tier": "text",
-    "num_models": "count",
-    "effect": "number",
-}
-_AUDIT |= {"trace_seen": "number?", "metrics": [_METRIC], "reasons": ["text"], "verdict": "verdict"}
+_AUDIT: dict[str, Any] = {"tier": "text", "num_models": "count", "effect": "number", "trace_seen": "number?"}
+_AUDIT |= {"plan_hash": "hash", "file": "hash", "metrics": [_METRIC], "reasons": ["text"], "verdict": "verdict"}
 _AUDIT["controls"] = dict.fromkeys(_CONTROLS, "text")
 _REQUEST = {"id": "id", "reason": "reason", "forget_commit": "hash", "num_rows": "count", "commit_key_id": "text"}
-_METHOD = {"name": "text", "params": "object", "code": "text", "seed": "number"}
+_METHOD = {"name": "text", "params": "object", "code": "text", "model_code": "hash?", "seed": "number"}
 _ENV = {"excise": "text", "torch": "text", "python": "text", "machine": "text", "threads": "count", "*": "any"}
-_COPIES = {"purged": ["hash"], "kept": [{"id": "text", "until": "any"}]}
+_COPIES = {"purged": ["hash"], "kept": [{"id": "text", "until": "date?"}]}
 _HASHES = ("prev", "model_before", "model_after", "model_file", "data_manifest", "retain_root", "hash")
 _COUNTS = ("v", "seq", "data_rows", "retain_rows", "sequence")
-_OWN = {"time": "time", "claim": "text", "oracle": "text", "limits": ["text"], "retraining_share": "number?"}
+_OWN = {"time": "time", "claim": "text", "oracle": "text", "limits": ["text"], "run": "id", "accept_drop": "flag"}
+_OWN["retraining_share"] = "number?"
 _PARTS = {"requests": [_REQUEST], "method": _METHOD, "env": _ENV, "audit": _AUDIT, "drift": "object", "copies": _COPIES}
 FIELDS: dict[str, Any] = dict.fromkeys(_HASHES, "hash") | dict.fromkeys(_COUNTS, "count") | _OWN | _PARTS
-"""Every field of a receipt and the kind of its value; all are needed, and there are no others but where `*` stands."""
+"""Every field of a receipt and the kind of its value (`?`: or null). All are needed; there are others only where `*` is."""
 
 
 class Mismatch(str):
@@ -89,20 +83,34 @@ def canonical(value: object) -> bytes:
     try:
         text = _ENCODER.encode(value)
         if json.loads(text) != value:
-            raise TypeError("they are read back as others (tuples, keys that are no texts)")
+            raise TypeError
     except (TypeError, ValueError, RecursionError) as error:
-        raise Unreadable(f"expected plain values for a record: {error}") from error
+        raise Unreadable("expected plain values for a record: finite numbers, lists, texts as keys") from error
     return text.encode()
 
 
 def parsed(content: bytes, limit: int = MAX_RECEIPT_BYTES) -> Any:
     """Read JSON; `Unreadable` if too long, a key stands twice, it holds NaN, or there are other faults."""
-    if len(content) > limit:
-        raise Unreadable(f"expected at most {limit} bytes of JSON, found {len(content)}")
+    if len(content) > limit or sum(content.count(one) for one in (b"{", b"[", b",")) > MAX_VALUES:
+        raise Unreadable(f"expected at most {limit} bytes of JSON and {MAX_VALUES} values, found {len(content)} bytes")
     try:
         return json.loads(content.decode(), object_pairs_hook=_once, parse_constant=int)  # int takes no NaN
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise Unreadable(f"expected JSON in strict form: {error}") from error
+
+
+def _opened(place: Place) -> BinaryIO:
+    if not stat.S_ISREG(Path(place).stat().st_mode):
+        raise Unreadable(f"expected a file at {os.fspath(place)!a}, found a directory, a pipe or a device")
+    return Path(place).open("rb")
+
+
+def _content(place: Place, limit: int = MAX_RECEIPT_BYTES) -> bytes:
+    with _opened(place) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise Unreadable(f"expected at most {limit} bytes in {os.fspath(place)!a}, found more")
+    return content
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -129,12 +137,12 @@ def receipt_faults(receipt: Any) -> list[str]:
         return found
     try:
         body = _ENCODER.encode({name: value for name, value in receipt.items() if name != "hash"}).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        return [f"it holds other than plain values: {error}"]
+    except (TypeError, ValueError, RecursionError):
+        return ["it holds other than plain values"]
     if receipt["hash"] != digest_of(body):
         found.append(Mismatch(f"it was changed: its hash is {receipt['hash']}, that of its content {digest_of(body)}"))
     found += [] if receipt["v"] == 1 else [f"it is of version {receipt['v']}, and this file knows version 1"]
-    found += [] if receipt["claim"] == CLAIM else [f"it claims {receipt['claim']!r}, and may claim only {CLAIM!r}"]
+    found += [] if receipt["claim"] == CLAIM else [f"it claims {receipt['claim']!a}, and may claim only {CLAIM!r}"]
     found += [] if receipt["requests"] else ["it answers no request"]
     found += [f"it leaves out the sentence: {one}" for one in LIMITS if one not in receipt["limits"]]
     found += [f"it says {one.decode()!r}, which nothing in it bears out" for one in _WORDS.findall(body.lower())]
@@ -154,24 +162,26 @@ def _field_faults(value: Any, kind: Any, where: str) -> list[str]:
             found += _field_faults(value[name], inner, at + name)
         elif name != "*":
             found.append(f"field '{at}{name}' is missing")
-    return found + [f"field '{at}{name}' is not known" for name in value if name not in kind and "*" not in kind]
+    return found + [f"field {at + name!a} is not known" for name in value if name not in kind and "*" not in kind]
 
 
 def _is(value: Any, kind: str) -> bool:
     if kind in _FORMS:
-        return type(value) is str and _FORMS[kind].fullmatch(value) is not None
+        return type(value) is str and re.fullmatch(_FORMS[kind], value) is not None
+    if kind.endswith("?"):
+        return value is None or _is(value, kind[:-1])
     return kind == "any" or (type(value) is int and value >= 0 if kind == "count" else type(value) in _TYPES[kind])
 
 
 def _against_pass(audit: dict[str, Any]) -> list[str]:
     """Say what forbids a PASS: it needs controls that behaved, and numbers that tell the network from no other."""
     came, deciding = audit["controls"], [one for one in audit["metrics"] if one["decides"]]
-    found = [f"PASS, but control {name!r} came to {came[name]!r}" for name in came if came[name] != _CONTROLS[name]]
+    found = [f"PASS, but control {name!r} came to {came[name]!a}" for name in came if came[name] != _CONTROLS[name]]
     shared = sum(one["name"] not in _LEVEL_APART for one in deciding)
     if not shared or audit["num_models"] < _FEWEST_MODELS:
         found.append(f"PASS, but by {shared} measures over {audit['num_models']} retrained networks: too few")
     found += [
-        f"PASS, but {one['name']!r} tells it from networks that never saw the rows (p = {one['p']})"
+        f"PASS, but {one['name']!a} tells it from networks that never saw the rows (p = {one['p']})"
         for one in deciding
         if not _LEVEL_APART.get(one["name"], _ALPHA / max(shared, 1)) < one["p"] <= 1
     ]
@@ -188,16 +198,15 @@ def entry_faults(content: bytes) -> tuple[Any, list[str]]:
         if _ENCODER.encode(receipt).encode() != content:  # whatever was read leniently has other canonical bytes
             return None, [Mismatch("its bytes are not in canonical form: changed, or saved by another program")]
         _link(content)
-    except (ValueError, RecursionError) as error:
-        return None, [Mismatch(f"it is no JSON object with one seq, one prev and one hash: {error}")]
+    except (ValueError, RecursionError, MemoryError):
+        return None, [Mismatch("it is no JSON object with one seq, one prev and one hash")]
     return receipt, receipt_faults(receipt)
 
 
 def log_faults(content: bytes, head: Mapping[str, Any] | None = None) -> list[str]:
     """Say what is wrong with a log: the first bad entry by its number, counted from 1, and what speaks against it.
 
-    Each entry's bytes are held against its hash, and the chain is followed; what an entry says is checked with the receipt. A
-    head shows more, see above; the log may have grown since it was exported.
+    Each entry's bytes are held against its hash, and the chain is followed. A head shows more; the log may have grown since.
     """
     *lines, rest = content.split(b"\n")
     hashes = [GENESIS]
@@ -207,9 +216,9 @@ def log_faults(content: bytes, head: Mapping[str, Any] | None = None) -> list[st
         except ValueError:
             return [Mismatch(f"entry {seq}: it is no receipt in canonical form")]
         if told != found:
-            return [Mismatch(f"entry {seq}: it was changed: its hash is {told!r}, that of its content {found}")]
+            return [Mismatch(f"entry {seq}: it was changed: its hash is {told!a}, that of its content {found}")]
         if (number, before) != (seq, hashes[-1]):
-            return [Mismatch(f"entry {seq}: it is number {number} after {before!r}; entry {seq - 1} is {hashes[-1]}")]
+            return [Mismatch(f"entry {seq}: it is number {number} after {before!a}; entry {seq - 1} is {hashes[-1]}")]
         hashes.append(told)
     if rest:
         return [Mismatch(f"entry {len(hashes)}: it has no end of line: its writing was broken off, or it was cut")]
@@ -231,7 +240,7 @@ def head_of(given: Head) -> dict[str, Any]:
     """Give an exported head as `{"seq", "hash"}`, from such values, `SEQ:HASH` or a JSON file; else `Unreadable`."""
     if isinstance(given, str):
         typed = re.fullmatch(r"(\d{1,18}):(?:sha256:)?([0-9a-f]{64})", given)
-        given = {"seq": int(typed[1]), "hash": f"sha256:{typed[2]}"} if typed else parsed(Path(given).read_bytes())
+        given = {"seq": int(typed[1]), "hash": f"sha256:{typed[2]}"} if typed else parsed(_content(given))
     if not isinstance(given, Mapping) or not _is(given.get("seq"), "count") or not _is(given.get("hash"), "hash"):
         raise Unreadable('expected a head as SEQ:HASH, or a file with {"seq": number, "hash": "sha256:..."}')
     return {"seq": given["seq"], "hash": given["hash"]}
@@ -240,11 +249,10 @@ def head_of(given: Head) -> dict[str, Any]:
 def model_digest(path: Place) -> str:
     """Give the SHA-256 over names (sorted), types, shapes and bytes of a safetensors file's tensors, reading it in pieces.
 
-    `Unreadable` are a header that is too long or not strict JSON; tensors that overlap, leave holes or go past the end;
-    sizes that do not fit shapes; names that no network has.
+    `Unreadable` are a long header, or not strict JSON; tensors with overlaps, holes, other sizes; names that no network has.
     """
     running = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with _opened(path) as file:
         tensors, begin = _tensors(file)
         for name, (start, stop, dtype, shape) in sorted(tensors.items()):
             running.update(f"{name}\0torch.{dtype}\0{shape}\0".encode())
@@ -252,12 +260,6 @@ def model_digest(path: Place) -> str:
             for at in range(start, stop, 1 << 20):
                 running.update(file.read(min(1 << 20, stop - at)))
     return f"sha256:{running.hexdigest()}"
-
-
-_NAMES = """BOOL=bool U8=uint8 I8=int8 F8_E4M3=float8_e4m3fn F8_E5M2=float8_e5m2 I16=int16 U16=uint16 F16=float16
-    BF16=bfloat16 I32=int32 U32=uint32 F32=float32 I64=int64 U64=uint64 F64=float64 C64=complex64"""
-_DTYPES = dict(re.findall(r"(\w+)=(\w+)", _NAMES))
-_Tensor = tuple[int, int, str, tuple[int, ...]]
 
 
 def _tensors(file: BinaryIO) -> tuple[dict[str, _Tensor], int]:
@@ -272,7 +274,7 @@ def _tensors(file: BinaryIO) -> tuple[dict[str, _Tensor], int]:
     end = 0
     for name, (start, stop, *_) in sorted(tensors.items(), key=lambda item: item[1][:2]):
         if start != end:
-            raise Unreadable(f"tensor {name!r} begins at byte {start}, and the one before it ends at {end}")
+            raise Unreadable(f"tensor {name!a} begins at byte {start}, and the one before it ends at {end}")
         end = stop
     if end != size - 8 - length:
         raise Unreadable(f"the tensors end at byte {end}, and the file has {size - 8 - length} bytes for them")
@@ -281,16 +283,16 @@ def _tensors(file: BinaryIO) -> tuple[dict[str, _Tensor], int]:
 
 def _tensor(name: str, told: Any) -> _Tensor:
     if not name.isprintable():  # a NUL would make two sets of tensors look alike, a lone surrogate has no bytes
-        raise Unreadable(f"no network has a tensor of the name {name!r}")
+        raise Unreadable(f"no network has a tensor of the name {name!a}")
     try:
         dtype, shape, (start, stop) = _DTYPES[told["dtype"]], told["shape"], told["data_offsets"]
         if len(told) != 3 or len(shape) > 64 or not all(_is(one, "count") for one in (*shape, start, stop)):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
-        raise Unreadable(f"tensor {name!r} is not told by a known dtype, a shape and data_offsets") from error
+        raise Unreadable(f"tensor {name!a} is not told by a known dtype, a shape and data_offsets") from error
     each = 1 if dtype == "bool" else int(re.findall(r"\d+", dtype)[0]) // 8
     if start + each * math.prod(shape) != stop:
-        raise Unreadable(f"tensor {name!r} does not fill the bytes {start} to {stop}")
+        raise Unreadable(f"tensor {name!a} does not fill the bytes {start} to {stop}")
     return start, stop, dtype, tuple(shape)
 
 
@@ -325,14 +327,15 @@ def faults(
     `audit.json`, and a file with the path from one record to a root (`excise.ledger.Inclusion.to_dict`). A head that is
     none is `Unreadable`, a file that cannot be read an `OSError`.
     """
-    content, top = Path(receipt).read_bytes(), None if head is None else head_of(head)
+    content, top = _content(receipt, MAX_RECEIPT_BYTES + 1), None if head is None else head_of(head)
     held, found = entry_faults(content.removesuffix(b"\n"))
     found += [] if content.endswith(b"\n") else [Mismatch("it has no end of line: cut, or saved by another program")]
     parts = {"receipt": found}
     if log is not None:
-        whole = Path(log).read_bytes()
+        whole = _content(log, MAX_LOG_BYTES)
         parts["log"] = log_faults(whole, top)
-        parts["log"] += [] if content[:-1] in whole.split(b"\n") else [Mismatch("this receipt is not in it")]
+        if not (whole.startswith(content) or b"\n" + content in whole):
+            parts["log"].append(Mismatch("this receipt is not in it"))
     elif top is not None and not found and top != {"seq": held["seq"], "hash": held["hash"]}:
         parts["head"] = [Mismatch(f"it is entry {top['seq']} and not this receipt; give the log as well")]
     for name, place in {"weights": weights, "audit": audit, "record": record}.items():
@@ -340,7 +343,7 @@ def faults(
             try:
                 parts[name] = [Mismatch(one) for one in _BESIDE[name](held, Path(place))]
             except (ValueError, KeyError, TypeError) as error:
-                parts[name] = [Mismatch(f"{place} is not of the form it should have: {error}")]
+                parts[name] = [Mismatch(f"{os.fspath(place)!a} is not of the form it should have: {error}")]
     return [type(one)(f"{name}: {one}") for name, some in parts.items() for one in some]
 
 
@@ -354,16 +357,16 @@ def _weights_faults(receipt: dict[str, Any], path: Path) -> list[str]:
 
 
 def _audit_faults(receipt: dict[str, Any], path: Path) -> list[str]:
-    content = path.read_bytes()
+    content = _content(path, MAX_AUDIT_BYTES)
     numbers = parsed(content, MAX_AUDIT_BYTES)
     told, model = audited(numbers), f"sha256:{numbers['unlearned']['model_digest']}"
     found = [f"its {name} is not the receipt's" for name in sorted(told) if told[name] != receipt["audit"][name]]
-    found += [] if model == receipt["model_after"] else [f"it is of another model, {model!r}"]
+    found += [] if model == receipt["model_after"] else [f"it is of another model, {model!a}"]
     return found + ([] if digest_of(content) == receipt["audit"]["file"] else ["its file is not the recorded one"])
 
 
 def _record_faults(receipt: dict[str, Any], path: Path) -> list[str]:
-    told = parsed(path.read_bytes())
+    told = parsed(_content(path))
     root = root_from(bytes.fromhex(told["leaf"]), [(side, bytes.fromhex(beside)) for side, beside in told["path"]])
     known = [one["forget_commit"] for one in receipt["requests"]]
     return [] if root in known else [f"it leads to {root}, which is no root of the receipt"]
@@ -383,8 +386,8 @@ def main(words: Sequence[str] | None = None) -> int:
     as_json = asked.pop("json")
     try:
         found = faults(**asked)
-    except (OSError, Unreadable) as error:
-        parser.error(str(error))
+    except (OSError, Unreadable, MemoryError) as error:
+        parser.error(ascii(str(error))[1:-1])
     notes = [] if asked["head"] else [UNSEEN]
     told = {"valid": not found, "reasons": found, "notes": notes}
     text = "\n  ".join(["not valid" if found else "valid", *found, *notes])

@@ -53,12 +53,16 @@ def test_a_life_from_the_first_request_to_a_receipt_that_verifies(ledger, excise
     assert lost.code == 3 and "was destroyed" in lost.json["reasons"][0]
 
 
-def test_a_receipt_is_held_against_a_replay_of_the_ledger_it_comes_from(ledger, project):
+def test_a_receipt_is_held_against_a_replay_of_the_ledger_it_comes_from(ledger, excise, project):
     ledger("request", "life", "--forget", "ids.txt")
     ledger(*RUN)
     ledger("receipt", "life", "1", "--out", "receipt.json")
     receipt, life = project / "receipt.json", project / "life"
     assert work.replay_faults(receipt, life, "cpu", quiet=True) == []
+    asked = ("verify", "receipt.json", "--replay", "life")
+    assert excise(*asked, "--json").json["valid"] and excise(*asked, "--device", "cpu").code == 0
+    told = excise(*asked, "--device", "abacus")
+    assert told.code == 2 and "--device" in told.err and "abacus" in told.err
     told = json.loads(receipt.read_text())
     for changed in ({**told, "model_after": told["model_before"]}, {**told, "seq": None}, []):
         receipt.write_text(json.dumps(changed))
@@ -77,6 +81,7 @@ def test_the_same_in_words(ledger, excise, project):
     assert "OVERDUE" in said and "1 waiting, 1 overdue; in use: the original" in said
     said = excise("ledger", *RUN).out
     assert "Run 1: 1 requests, verdict INCONCLUSIVE; receipt 1." in said
+    assert "adopted all the same, and its requests count as answered with the verdict INCONCLUSIVE: at tier T0" in said
     assert re.search(
         r"0 waiting, 0 overdue; in use: life/runs/0001/model\.safetensors", excise("ledger", "status", "life").out
     )
@@ -148,8 +153,14 @@ def test_a_run_that_fails_its_audit_leaves_the_requests_open_and_says_so_by_its_
     monkeypatch.setattr(work.Ledger, "run", lambda *_, **__: found)
     done = excise("ledger", *RUN)
     assert done.code == 3 and "requests stay open; run again with another recipe" in done.out
+    assert "adopted all the same" not in done.out
     monkeypatch.setattr(work.Ledger, "run", lambda *_, **__: {**found, "verdict": "INVALID"})
     assert excise("ledger", *RUN).code == 4
+    monkeypatch.setattr(work.Ledger, "run", lambda *_, **__: {**found, "verdict": "PASS", "adopted": True})
+    assert "adopted all the same" not in excise("ledger", *RUN).out
+    monkeypatch.setattr(work.Ledger, "run", lambda *_, **__: {**found, "verdict": "INCONCLUSIVE", "adopted": True})
+    told = excise("ledger", *RUN[:-2]).out
+    assert "INCONCLUSIVE: the audit could not decide. Whether the rows are forgotten was not shown." in told
 
 
 def test_without_the_original_weights_the_ledger_goes_on_from_its_own_and_cannot_be_replayed(ledger, project):

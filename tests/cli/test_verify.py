@@ -20,6 +20,8 @@ def asked(tmp_path):
         "log": tmp_path / "log",
         "head": None,
         "audit": None,
+        "seed": 0,
+        "device": "cpu",
     }
     return {**options, "quiet": False}
 

@@ -62,6 +62,7 @@ def build(seq, prev, *, verdict="PASS", model="after", audit=None, **changes):
     """A receipt without its hash."""
     told = audit or numbers(verdict, model)
     fields = {
+        "run": hexadecimal(f"run {seq}")[:32],
         "requests": [
             {
                 "id": hexadecimal(f"request {seq}")[:32],
@@ -78,7 +79,13 @@ def build(seq, prev, *, verdict="PASS", model="after", audit=None, **changes):
         "data_rows": 100,
         "retain_root": hexadecimal("retain"),
         "retain_rows": 97,
-        "method": {"name": "DEL", "params": {"lr": 0.1, "epochs": 3}, "code": "0.1", "seed": 7},
+        "method": {
+            "name": "DEL",
+            "params": {"lr": 0.1, "epochs": 3},
+            "code": "0.1",
+            "model_code": f"sha256:{hexadecimal('code')}",
+            "seed": 7,
+        },
         "environment": {
             "excise": "0.1",
             "torch": "2",
@@ -89,6 +96,7 @@ def build(seq, prev, *, verdict="PASS", model="after", audit=None, **changes):
         },
         "audit_file": hashlib.sha256(json.dumps(told).encode()).hexdigest(),
         "sequence": seq,
+        "accept_drop": False,
         "retraining_share": 0.05,
         "drift": {"distance": 0.01, "rows": 0.03},
         "purged": [hexadecimal("copy")],

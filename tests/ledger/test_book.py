@@ -230,6 +230,28 @@ def test_a_destroyed_key_takes_the_requests_name_off_its_rows_which_stay_forgott
         book.add(request(2), [digest(0)])
 
 
+def test_a_name_that_the_journal_still_holds_because_somebody_reads_is_told_and_goes_with_the_next_call(
+    book, path, monkeypatch
+):
+    monkeypatch.setattr(books, "_PATIENCE_SECONDS", 0.05)
+    added(book, 0, 1)
+    finished(book, book.begin("r1", "2026-01-05T00:00:00Z", {}), answered=True)
+
+    def held():
+        return b"".join(one.read_bytes() for one in path.parent.iterdir())
+
+    with Book(path) as reader, Book(path) as impatient:
+        with reader._reading():
+            assert len(reader.rows()) == 4
+            with pytest.raises(
+                errors.InUse, match="still connects the request with its rows, because another process is"
+            ):
+                impatient.forget_key(request(0).id)
+            assert b"key0" in held()
+        impatient.forget_key(request(0).id)
+        assert b"key0" not in held()
+
+
 # ---- breaks
 
 

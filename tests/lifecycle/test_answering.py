@@ -16,6 +16,7 @@ from excise.lifecycle import Ledger, answering
 from excise.lifecycle.papers import opened as papers_of
 from excise.pipeline import Unlearned, measuring, swapping
 from excise.recipes import Finetune
+from excise.store.generations import Generations
 from excise.train import Hooks
 from tests.lifecycle.conftest import COLLAPSE, PLAN
 from tests.planted import TEST, TRAIN, WRONG, make
@@ -228,30 +229,34 @@ def test_what_a_killed_giving_up_has_left_is_removed_by_the_next_run(ledger):
     assert [path for path in (ledger.directory / "runs" / "0001").rglob("*") if path.is_file()] == []
 
 
-def test_a_stop_in_the_midst_of_training_goes_on_from_a_checkpoint_to_the_same_bits(opened):
-    whole, torn = opened("whole"), opened("torn")
-    for ledger in (whole, torn):
-        ledger.request([3, 11])
-    whole.run(Finetune(epochs=2), **SHORT)
+def stopping(wanted):
+    """Options with which a run is stopped as by a signal, at the third step of a training whose checkpoints are wanted."""
+    held = []
 
     class Stops(Hooks):
-        def __init__(self):
-            self.steps = 0
+        steps = 0
 
         def on_step(self):
-            self.steps += 1
+            self.steps += bool(wanted(held[-1]) and held[-1].inside)
             if self.steps == 3:
-                held[0].stop(KeyboardInterrupt())
-
-    held = []
+                held[-1].stop(KeyboardInterrupt())
 
     @contextlib.contextmanager
     def watched(kept):
         held.append(kept)
         yield
 
+    return {"hooks": Stops(), "watched": watched}
+
+
+def test_a_stop_in_the_midst_of_training_goes_on_from_a_checkpoint_to_the_same_bits(opened):
+    whole, torn = opened("whole"), opened("torn")
+    for ledger in (whole, torn):
+        ledger.request([3, 11])
+    whole.run(Finetune(epochs=2), **SHORT)
+
     with pytest.raises(KeyboardInterrupt):
-        torn.run(Finetune(epochs=2), hooks=Stops(), watched=watched, **SHORT)
+        torn.run(Finetune(epochs=2), **stopping(lambda kept: kept.directory is not None), **SHORT)
     kept = torn.directory / "runs" / "0001" / store.CHECKPOINTS
     assert list(kept.iterdir())
     torn.run(Finetune(epochs=2), **SHORT)
@@ -285,6 +290,34 @@ def test_words_that_cannot_be_acted_on_leave_no_run_to_go_on_with(ledger):
     assert ledger.run(Finetune(epochs=1), **SHORT)["seq"] == 1
 
 
+def test_what_goes_wrong_beside_a_checkpoint_does_not_take_it_away(opened, monkeypatch):
+    whole, torn = opened("whole"), opened("torn")
+    for ledger in (whole, torn):
+        ledger.request([3, 11])
+    whole.run(Finetune(epochs=2), **SHORT)
+    with pytest.raises(KeyboardInterrupt):
+        torn.run(Finetune(epochs=2), **stopping(lambda kept: kept.directory is not None), **SHORT)
+    kept = torn.directory / "runs" / "0001" / store.CHECKPOINTS
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    for error in (errors.BadData, errors.MaskMismatch):
+        with monkeypatch.context() as patch, pytest.raises(error, match="away"):
+            patch.setattr(answering, "unlearned_again", lambda *_, e=error, **__: (_ for _ in ()).throw(e("away")))
+            torn.run(Finetune(epochs=2), **SHORT)
+        assert {path.name: path.read_bytes() for path in kept.iterdir()} == before != {}
+    assert torn.run(Finetune(epochs=2), **SHORT)["run"] == 1
+    assert torn.receipt(1)["model_after"] == whole.receipt(1)["model_after"]
+
+
+def test_a_stop_in_the_midst_of_an_audit_leaves_a_checkpoint_of_its_network(ledger, tmp_path):
+    ledger.request([3])
+    bank = tmp_path / "bank"
+    with pytest.raises(KeyboardInterrupt):
+        ledger.run(Finetune(epochs=1), tier="T1", oracles=1, bank=bank, **stopping(lambda kept: kept.directory is None))
+    (training,) = bank.glob(".training-*")
+    assert Generations(training).newest(1)[0] is not None
+    assert (ledger.directory / "runs" / "0001" / store.RECORD).is_file() and ledger.status()["head"]["seq"] == 0
+
+
 def test_a_run_that_diverged_waits_and_another_recipe_takes_its_place(ledger):
     ledger.request([3])
     for _ in range(2):
@@ -314,6 +347,7 @@ def test_a_network_that_lost_too_much_is_not_adopted_until_somebody_accepts_that
         lenient.run(COLLAPSE, **SHORT)
     accepted = lenient.run(COLLAPSE, accept_drop=True, **SHORT)  # the same run goes on; its audit still judges it
     assert (accepted["run"], accepted["verdict"], accepted["adopted"]) == (1, "FAIL", False)
+    assert [one.receipt(1)["accept_drop"] for one in (ledger, lenient)] == [False, True]
     assert lenient.status()["runs"][0]["verdict"] == "FAIL"
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from excise import errors, params
-from excise.lifecycle.drift import Drift, advice, distance
+from excise.lifecycle.drift import Drift, advice, distance, fell_too_far
 
 NONE = {"distance": 0.5, "forgotten_fraction": 0.05, "retrainings": 0.9, "test_accuracy_change": -0.005}
 
@@ -47,6 +47,12 @@ def test_from_nothing_any_step_is_endless():
 def test_other_architectures_have_no_distance():
     with pytest.raises(errors.MaskMismatch, match="expected two networks of one architecture"):
         distance(nn.Linear(2, 2), nn.Linear(2, 3))
+
+
+def test_a_fall_is_too_far_beyond_what_is_allowed_and_not_at_it():
+    told = [fell_too_far(change, 0.02) for change in (0.5, 0.0, -0.02, 0.88 - 0.9, -0.0201, -1.0)]
+    assert told == [False, False, False, False, True, True]
+    assert not fell_too_far(0.0, 0.0)
 
 
 def test_within_every_bound_nothing_is_advised():

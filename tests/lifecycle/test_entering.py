@@ -5,7 +5,7 @@ from excise.ledger import merkle
 from excise.ledger.commitments import load_key
 from excise.lifecycle.drift import distance
 from excise.lifecycle.papers import opened as papers_of
-from excise.lifecycle.settings import code_digest, recipe_values
+from excise.lifecycle.settings import code_digest, recipe_values, source_digest
 from excise.recipes import Finetune
 from tests.planted import make
 
@@ -32,11 +32,14 @@ def test_a_receipt_says_what_the_files_and_rows_say(answered):
         "name": "Finetune",
         "params": recipe_values(Finetune(epochs=1)),
         "code": code_digest(),
+        "model_code": source_digest(make),
         "seed": 11,
     }
+    assert receipt["accept_drop"] is False
     assert receipt["sequence"] == 2 and receipt["prev"] == answered.receipt(1)["hash"]
     with papers_of(answered.directory) as papers:
-        life = papers.book.life()
+        life, runs = papers.book.life(), papers.book.runs()
+    assert [answered.receipt(seq)["run"] for seq in (1, 2)] == [one.id for one in runs]
     digests = answered.subject.trained.digests(load_key(life.key_id))
     stays = sorted(digest for row, digest in enumerate(digests) if row not in (3, 11))
     assert receipt["retain_root"] == f"sha256:{merkle.root(stays).hex()}"

@@ -87,6 +87,44 @@ def test_two_beginnings_at_once_are_refused(opened, tmp_path):
         opened()
 
 
+def test_a_life_that_another_call_has_begun_in_between_is_not_written_over(opened, tmp_path, monkeypatch):
+    first = []
+
+    class Slow(lifecycle.Trained):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            if not first:
+                first.append(None)
+                first[0] = opened()  # after our look at the directory, and before our lock
+
+    monkeypatch.setattr(lifecycle, "Trained", Slow)
+    with pytest.raises(errors.BadRequest, match="expected an empty or new directory for a ledger, found"):
+        opened()
+    assert first[0].request([3]).state == "open"  # manifest and book still belong to one another
+
+
+def test_a_directory_that_anybody_may_write_to_holds_no_ledger(opened, tmp_path):
+    (tmp_path / "life").mkdir()
+    (tmp_path / "life").chmod(0o777)
+    with pytest.raises(errors.BadRequest, match=r"directory: every user of this machine may write to .*life"):
+        opened()
+    assert list((tmp_path / "life").iterdir()) == []
+    (tmp_path / "life").chmod(0o700)
+    ledger = opened()
+    (tmp_path / "life").chmod(0o702)
+    for use in (ledger.status, lambda: ledger.request([3]), lambda: ledger.run(Finetune(epochs=1), tier="T0")):
+        with pytest.raises(errors.BadRequest, match="every user of this machine may write to"):
+            use()
+
+
+@pytest.mark.parametrize("name", ["state", "state/excise", "state/excise/keys"])
+def test_a_directory_that_would_hold_the_keys_holds_no_ledger(opened, home, tmp_path, name):
+    with pytest.raises(errors.BadRequest, match=f"directory: .*{name} would hold .*the key that hides"):
+        opened(name)
+    assert not home.exists()
+    assert opened("state/excise-ledger").status()["num_rows"] == 160
+
+
 def test_recipes_that_need_settings_are_not_made_without(ledger):
     assert lifecycle._without_settings(Finetune) is not None
     assert lifecycle._without_settings(lambda *, plan: plan) is None

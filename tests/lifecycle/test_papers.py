@@ -84,3 +84,13 @@ def test_opening_twice_changes_nothing(ledger, monkeypatch):
 
 def test_the_time_is_in_utc_to_the_second():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", now())
+
+
+def test_a_receipt_is_of_the_run_that_it_names(ledger):
+    answered(ledger, 3)
+    receipt = ledger.receipt(1)
+    with opened(ledger.directory) as papers:
+        (run,) = papers.book.runs()
+    assert receipt["run"] == run.id and desk._is_of(receipt, run)
+    for changed in ({"run": "0" * 32}, {"requests": []}, {"hash": f"sha256:{'0' * 64}"}):
+        assert not desk._is_of({**receipt, **changed}, run)

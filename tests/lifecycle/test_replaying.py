@@ -86,6 +86,10 @@ def test_other_bits_are_different_and_by_other_code_not_comparable(ledger, monke
     assert faults([found]) == [
         "entry 1: replay different: other bits came out of the same settings, rows and environment"
     ]
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.subject.__class__, "model_code", lambda _: None)
+        (found,) = ledger.replay()
+        assert found.outcome == "not comparable" and "its network was built by other code" in found.reason
     monkeypatch.setattr(replaying, "code_digest", lambda: "excise 9 sha256:0")
     (found,) = ledger.replay()
     assert found.outcome == "not comparable" and "it was made by other code" in found.reason

@@ -112,6 +112,30 @@ def test_rows_that_cannot_be_forgotten_are_refused_before_anything_is_kept(ledge
     assert ledger.status()["requests"] == [] and sorted(home.rglob("k-*")) == before
 
 
+def test_a_signal_just_after_the_commit_leaves_a_request_with_its_key(ledger, home, monkeypatch):
+    real = Book.add
+
+    def interrupted(*given):
+        real(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Book, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.request([3, 11])
+    (made,) = ledger.status()["requests"]
+    rows = Rows(ledger.subject.trained.rows.source, torch.tensor([3, 11]))
+    with Book(ledger.directory / BOOK) as book:
+        assert book.requests()[0].root == commit(rows, load_key(made["key"])).root
+    before = set(home.rglob("k-*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Book, "add", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.request([19])
+    (lost,) = set(home.rglob("k-*")) - before  # of a request that was never taken
+    assert not any(lost.read_bytes())
+
+
 def test_all_that_is_left_cannot_be_named_either(ledger):
     ledger.request(range(100))
     with pytest.raises(errors.BadSplit, match="these 60 rows are all that no request has named yet"):

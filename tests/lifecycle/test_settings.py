@@ -1,9 +1,13 @@
+import functools
+import hashlib
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from excise import recipes
-from excise.lifecycle.settings import code_digest, differing, recipe_values
+from excise.lifecycle.settings import code_digest, differing, recipe_values, source_digest
 from excise.masks import Mask
 from excise.methods import FromFunction
 from excise.recipes import Recipe
@@ -44,6 +48,28 @@ def test_the_code_is_named_by_what_its_files_hold(tmp_path, monkeypatch):
     first = code_digest()
     (tmp_path / "c.py").write_text("x = 2\n")
     assert len({before, first, code_digest()}) == 3
+
+
+def test_a_builder_is_named_by_the_file_in_which_it_stands():
+    own = f"sha256:{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+
+    class Mine(nn.Linear):
+        """A network of this file."""
+
+    @functools.wraps(a_function)
+    def wrapped():
+        return None
+
+    for build in (a_function, Mine, lambda: None, functools.partial(functools.partial(a_function, 1), 2), wrapped):
+        assert source_digest(build) == own
+    assert source_digest(nn.Linear) not in (own, None)
+
+
+def test_a_builder_without_a_file_has_no_digest():
+    namespace = {}
+    exec("def typed(): return None", namespace)
+    for build in (namespace["typed"], len, nn.Linear(2, 2), functools.partial(len)):
+        assert source_digest(build) is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import torch
 from excise import errors, params, store
 from excise.lifecycle import Ledger, Subject, Trained
 from excise.lifecycle.papers import opened as papers_of
+from excise.lifecycle.settings import source_digest
 from excise.recipes import Finetune
 from tests.planted import TEST, TRAIN, make
 
@@ -24,6 +25,12 @@ def test_the_environment_names_what_bits_depend_on(subject):
     found = subject.environment()
     assert found["device"] == "cpu" and found["threads"] == torch.get_num_threads()
     assert {"torch", "python", "machine", "excise"} <= found.keys()
+
+
+def test_the_code_of_the_network_is_its_builders_file_or_its_classes(subject, original):
+    built = Subject(model=original, trained=subject.trained, fresh=make)
+    assert built.model_code() == source_digest(make) != source_digest(type(original))
+    assert subject.model_code() == source_digest(type(original))
 
 
 def test_the_network_in_use_is_the_originals_then_the_last_runs(ledger, original):

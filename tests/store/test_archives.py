@@ -8,7 +8,7 @@ from torch import nn
 
 from excise import params
 from excise.store import archives
-from excise.store.archives import NoStateDictError, UnreadableError, read_archive
+from excise.store.archives import NoStateDictError, UnreadableError, read_archive, read_parts
 from tests.cases import CASES
 from tests.hostile import corpus
 from tests.hostile.corpus import archive, pickled, tensor
@@ -160,6 +160,49 @@ def test_numbers_of_another_order_are_refused(tmp_path):
 def test_what_is_no_state_dict_is_told_by_its_kind(tmp_path, value, kind):
     with pytest.raises(NoStateDictError, match=rf"^{kind}$"):
         both(value, tmp_path)
+
+
+def walked(value, way=()):
+    """The slow twin: what torch reads, by recursion."""
+    if isinstance(value, torch.Tensor):
+        yield ".".join(way) or "tensor", value
+    elif isinstance(value, dict | list | tuple):
+        if value and not isinstance(value, dict) and all(isinstance(one, int | float) for one in value):
+            yield ".".join(way) or "list", torch.tensor(value)
+            return
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from walked(one, (*way, str(key)))
+
+
+def checkpoint():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    told = {"epoch": 3, "best": 0.5, "name": "a", "seed": None, "ids": [3, 1, 2], "losses": (0.5, 1.0), "on": True}
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **told}
+
+
+@pytest.mark.parametrize("value", [checkpoint(), torch.ones(3), [torch.ones(1), {"a": [torch.zeros(2)]}], {}, [4, 5]])
+def test_the_parts_of_a_nest_are_what_torch_reads(tmp_path, value):
+    torch.save(value, tmp_path / "w.pt")
+    theirs = dict(walked(torch.load(tmp_path / "w.pt", weights_only=True)))
+    ours = read_parts(tmp_path / "w.pt", 2**20)
+    same({name: ours[name] for name in theirs}, theirs)
+    assert ours.keys() == theirs.keys()
+
+
+def test_parts_that_need_code_or_take_too_much_are_refused(tmp_path):
+    for value, words in (
+        (nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        ({"w": torch.ones(100)}, "its tensors would take 400 bytes, at most 399"),
+        ({"w": [2**70, 1]}, "a list of numbers that no tensor holds"),
+    ):
+        torch.save(value, tmp_path / "w.pt")
+        with pytest.raises(UnreadableError, match=words):
+            read_parts(tmp_path / "w.pt", 399)
+    torch.save({"w": torch.ones(100)}, tmp_path / "w.pt")
+    assert read_parts(tmp_path / "w.pt", 400).keys() == {"w"}
 
 
 def test_every_changed_bit_is_found_or_changes_nothing(tmp_path):

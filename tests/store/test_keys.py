@@ -1,6 +1,7 @@
 import hashlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,98 @@ def test_a_commitment_is_not_to_be_guessed_without_the_key(tmp_path, monkeypatch
     assert hashlib.sha256(bytes(params.raw_bytes(ids))).hexdigest() not in found
 
 
+@pytest.mark.parametrize("content", [b"", b"\0", b"x" * 31, b"x" * 33, b"x" * 100_000])
+def test_what_is_no_key_hides_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "excise").mkdir()
+    (tmp_path / "excise" / "key").write_bytes(content)
+    found = "more" if len(content) > 32 else len(content)
+    with pytest.raises(errors.Corrupt, match=f"key: expected a key of 32 bytes, found {found}; restore it, or remove"):
+        store.commitment(torch.tensor([3]))
+    assert (tmp_path / "excise" / "key").read_bytes() == content
+
+
+def _calls(monkeypatch):
+    """The calls that change the disk or bring it up to date, in order, with the names of what they change."""
+    seen = []
+    real = {name: getattr(os, name) for name in ("fsync", "link", "unlink")}
+
+    def synced(descriptor):
+        seen.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        real["fsync"](descriptor)
+
+    def linked(source, target, **options):
+        seen.append(("link", Path(target).name))
+        real["link"](source, target, **options)
+
+    def unlinked(path, **options):
+        seen.append(("unlink", Path(path).name))
+        real["unlink"](path, **options)
+
+    for name, call in (("fsync", synced), ("link", linked), ("unlink", unlinked)):
+        monkeypatch.setattr(os, name, call)
+    return seen
+
+
+def test_a_key_is_on_the_disk_with_its_name_before_anything_is_hidden_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    seen = _calls(monkeypatch)
+    store.commitment(torch.tensor([3]))
+    at = seen.index(("link", "key"))
+    assert seen[at - 1] == ("fsync", "excise")  # what the link leads to is whole
+    assert seen[at + 1][0] == "unlink" and seen[at + 2 :] == [("fsync", "excise")]
+    assert [path.name for path in (tmp_path / "excise").iterdir()] == ["key"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", ["link", "unlink"])
+def test_a_copy_of_the_key_that_a_kill_has_left_is_swept_by_the_next_run(tmp_path, monkeypatch, where):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    home = tmp_path / "excise"
+
+    def dies(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", dies)
+        if where == "link":
+            patch.setattr(os, "link", dies)
+        with pytest.raises(Killed):
+            store.commitment(torch.tensor([3]))
+    (left,) = [path for path in home.iterdir() if path.name != "key"]
+    assert store.left_over(home) == [left]  # a sweep knows it
+    assert (home / "key").exists() == (where == "unlink")
+    found = store.commitment(torch.tensor([3]))
+    assert [path.name for path in home.iterdir()] == ["key"]
+    assert store.commitment(torch.tensor([3])) == found
+
+
+def test_a_copy_that_another_first_run_has_swept_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    real, left = os.link, [1]
+
+    def swept(source, target, **options):
+        if left:
+            left.pop()
+            Path(source).unlink()
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", swept)
+    assert store.commitment(torch.tensor([3])) == store.commitment(torch.tensor([3]))
+    assert not left and [path.name for path in (tmp_path / "excise").iterdir()] == ["key"]
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_a_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "excise").mkdir()
+    (tmp_path / "excise" / "key").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(errors.DiskError, match="the key that hides row ids in records cannot be kept"):
+        store.commitment(torch.tensor([3]))
+
+
 def test_a_commitments_key_is_kept_in_the_home_directory_without_a_state_home(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -60,6 +153,14 @@ def test_a_key_is_kept_for_its_owner_only_and_found_by_its_id(home):
         assert key.secret.hex() not in repr(key)
         assert repr(key.secret)[2:-1] not in repr(key)
         assert key.secret[:4].hex() not in key.id
+
+
+def test_a_secret_that_a_killed_write_has_left_is_swept_by_the_next_key(home):
+    keys.new_key()
+    left = home / f".k-{'0' * 32}.{'a' * 12}.tmp"
+    left.write_bytes(b"a secret")
+    keys.new_key()
+    assert not left.exists() and len(list(home.iterdir())) == 2
 
 
 def test_a_seed_does_not_decide_a_key(home):

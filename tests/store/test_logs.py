@@ -2,6 +2,7 @@ import logging
 import multiprocessing
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,24 @@ def test_the_file_is_for_its_owner_only_and_nothing_lies_beside_it(tmp_path):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_new_files_name_is_on_the_disk_before_its_first_line_is_acknowledged(tmp_path, monkeypatch):
+    synced, real = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "life").mkdir()
+    add(tmp_path / "life" / "log", b"<a>")
+    assert synced == ["life", "log"]
+    add(tmp_path / "life" / "log", b"<b>")
+    assert synced == ["life", "log", "log"]
+    (tmp_path / "life" / "log").write_bytes(b"")  # made by another, who has not come to that yet
+    add(tmp_path / "life" / "log", b"<c>")
+    assert synced[3:] == ["life", "log"]
 
 
 @pytest.mark.parametrize("torn", [b"<", b"<bbb", b"{}", b"<b>xx"])

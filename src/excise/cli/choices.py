@@ -12,9 +12,10 @@ import msgspec
 import torch
 from torch import Tensor
 
-from excise import errors, params, store
+from excise import errors, store
 from excise.cli import offers
 from excise.cli.tables import known_word, nearest, read_plan
+from excise.lifecycle.settings import recipe_values as recipe_values
 from excise.localize import (
     Deepest,
     FisherRatio,
@@ -94,16 +95,6 @@ def converted(option: str, recipe: str, key: str, value: str, kind: Any) -> Any:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
         raise errors.BadRequest(f"{option}: {error}, which is what {recipe} takes as {key}") from error
-
-
-def recipe_values(recipe: Recipe) -> Any:
-    """Give every setting of a recipe, defaults included, as plain values for a record; tensors by their digest."""
-    return msgspec.to_builtins(recipe, enc_hook=_plain)
-
-
-def _plain(value: Any) -> str:
-    """Give a tensor's digest; what another package defines in its own words."""
-    return params.digest({"": value}) if isinstance(value, Tensor) else repr(value)
 
 
 def read_criterion(words: str) -> Localizer | Region:

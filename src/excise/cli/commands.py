@@ -35,7 +35,7 @@ from excise.version import __version__
 
 Asked = tuple[str, dict[str, Any]]
 """The module beside this file that does the work, and its options."""
-UNSEEDED = frozenset({"report", "recipes", "bank", "fsck", "copies", "purge", "verify"})
+UNSEEDED = frozenset({"report", "recipes", "bank", "fsck", "copies", "purge"})
 """Modules that take neither seed nor device."""
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ import typer
 
 from excise.cli import commands
 from excise.cli.commands import Asked
-from excise.cli.options import Config, Debug, Json, NoDevice, NoSeed, Quiet
+from excise.cli.options import Config, Debug, Device, Json, NoDevice, NoSeed, Quiet
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of an `excise unlearn` run.")]
 Places = Annotated[
@@ -94,7 +94,7 @@ def verify(
         Path | None, typer.Option(metavar="DIR", help="The ledger: its runs up to this one are repeated.")
     ] = None,
     seed: NoSeed = 0,
-    device: NoDevice = "cpu",
+    device: Device = "cpu",
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -186,8 +186,19 @@ def _run(
         show.say(to, f"  - {reason}")
     if not found["adopted"]:
         show.say(to, "The network is not adopted and the requests stay open; run again with another recipe.")
+    elif found["verdict"] != "PASS":
+        show.say(to, _undecided(tier))
     show.say(to, f"Open {found['report']}")
     return found, VERDICT_CODES.get(found["verdict"], 0)
+
+
+def _undecided(tier: str | None) -> str:
+    """Say what is done with a network whose audit could not decide."""
+    why = "at tier T0 no network is retrained, and nothing can pass" if tier == "T0" else "the audit could not decide"
+    return (
+        f"The network is adopted all the same, and its requests count as answered with the verdict INCONCLUSIVE: {why}. "
+        "Whether the rows are forgotten was not shown."
+    )
 
 
 def _head(*, directory: Path, out: Path | None, to: Console, quiet: bool) -> tuple[dict[str, Any], int]:

@@ -17,11 +17,16 @@ def run(
     log: Path | None,
     head: str | None,
     audit: Path | None,
+    seed: int,
+    device: str,
     quiet: bool,
     record: Path | None = None,
     replay: Path | None = None,
 ) -> tuple[dict[str, Any], int]:
-    """Check a receipt, and what is given beside it; 6 where a file is not what its record says, 3 for other faults."""
+    """Check a receipt, and what is given beside it; 6 where a file is not what its record says, 3 for other faults.
+
+    The device is that of a replay; the seeds of its runs are the recorded ones, and `seed` is of no use.
+    """
     try:
         found = verify.faults(receipt, weights=weights, log=log, head=head, audit=audit, record=record)
     except OSError as error:
@@ -29,7 +34,7 @@ def run(
     except verify.Unreadable as error:
         raise errors.BadRequest(str(error)) from error
     if replay is not None:
-        found = [*found, *replay_faults(receipt, replay, "cpu", quiet=quiet)]
+        found = [*found, *replay_faults(receipt, replay, device, quiet=quiet)]
     notes = [] if head else [verify.UNSEEN]
     to = show.console(quiet=quiet)
     show.say(to, "\n".join([f"{receipt} is {'not ' if found else ''}valid", *found, *notes]))

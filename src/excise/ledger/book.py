@@ -180,6 +180,7 @@ class Book:
 
         Raises:
             errors.BadRequest: no such request, or one that was not answered yet.
+            errors.InUse: it is noted, but another process reads the journal, which still holds the name; call again.
         """
         with self._writing() as database:
             found = self._all("SELECT state FROM requests WHERE id = ?", request)
@@ -189,7 +190,12 @@ class Book:
             database.execute("UPDATE requests SET key_id = NULL WHERE id = ?", (request,))
             database.execute("UPDATE rows SET request = NULL WHERE request = ?", (request,))
         with self._explained():
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the old pages lie in the journal otherwise
+            busy, *_ = self._one("PRAGMA wal_checkpoint(TRUNCATE)")  # the old pages lie in the journal otherwise
+        if busy:
+            raise errors.InUse(
+                f"the key of request {request} is gone, but {self.path}-wal still connects the request with its rows, because "
+                "another process is reading there; give the same command again when it is done"
+            )
 
     # ---- runs
 

@@ -23,10 +23,11 @@ def receipt(
     *,
     seq: int,
     prev: str,
+    run: str,
     requests: Sequence[Mapping[str, Any]],
     model_before: str,
     model_after: str,
-    model_file: str | None,
+    model_file: str,
     data_manifest: str,
     data_rows: int,
     retain_root: str,
@@ -34,8 +35,9 @@ def receipt(
     method: Mapping[str, Any],
     environment: Mapping[str, Any],
     audit: Mapping[str, Any],
-    audit_file: str | None,
+    audit_file: str,
     sequence: int,
+    accept_drop: bool,
     retraining_share: float | None,
     drift: Mapping[str, Any],
     purged: Sequence[str] = (),
@@ -50,20 +52,23 @@ def receipt(
     Args:
         seq: number of the entry, counted from 1.
         prev: hash of the entry before.
+        run: id of the run, 32 hexadecimal digits, random.
         requests: of each request that was answered `id` (32 hexadecimal digits, random), `reason` (erasure, mislabel or
             poison), `forget_commit` (root of its `Commitment`), `num_rows` and `commit_key_id`.
         model_before: `params.model_digest` of the weights before.
         model_after: the same of those after.
-        model_file: SHA-256 of the file that holds them, `store.file_digest`; None where there is none.
+        model_file: SHA-256 of the file that holds them, `store.file_digest`.
         data_manifest: root of the training manifest.
         data_rows: rows in it.
         retain_root: root over the rows that stay.
         retain_rows: how many.
-        method: `name`, `params` (plain values), `code` (version or commit) and `seed`.
+        method: `name`, `params` (plain values), `code` (version and digest of this library), `model_code` (SHA-256 of the
+            source file that builds the network, or None) and `seed`.
         environment: `excise`, `torch`, `python`, `machine`, `threads`, and what else the bits may depend on.
         audit: `Audit.to_dict()`.
         audit_file: SHA-256 of `audit.json`.
         sequence: how many runs this model's life has seen, this one included.
+        accept_drop: whether test accuracy fell further than the ledger allows, and its owner took the network all the same.
         retraining_share: cost over that of a retraining; None where rows are not counted.
         drift: how far the weights have come from the original, as plain values.
         purged: digests of copies that were removed.
@@ -80,10 +85,11 @@ def receipt(
             "time": f"{moment.isoformat(timespec='seconds')}Z",
             "claim": CLAIM,
             "oracle": ORACLE,
+            "run": run,
             "requests": [{**one, "forget_commit": _hash(one["forget_commit"])} for one in requests],
             "model_before": _hash(model_before),
             "model_after": _hash(model_after),
-            "model_file": None if model_file is None else _hash(model_file),
+            "model_file": _hash(model_file),
             "data_manifest": _hash(data_manifest),
             "data_rows": data_rows,
             "retain_root": _hash(retain_root),
@@ -92,6 +98,7 @@ def receipt(
             "env": environment,
             "audit": _audit(audit, audit_file),
             "sequence": sequence,
+            "accept_drop": accept_drop,
             "retraining_share": retraining_share,
             "drift": drift,
             "copies": {"purged": [_hash(one) for one in purged], "kept": kept},
@@ -101,11 +108,11 @@ def receipt(
     return dict(plain)
 
 
-def _audit(audit: Mapping[str, Any], file: str | None) -> dict[str, Any]:
+def _audit(audit: Mapping[str, Any], file: str) -> dict[str, Any]:
     """Give what a receipt says of an audit, from `Audit.to_dict()`."""
     return {
         "plan_hash": _hash(audit["plan_digest"]),
-        "file": None if file is None else _hash(file),
+        "file": _hash(file),
         "tier": audit["tier"],
         "num_models": audit["num_oracles"],
         "effect": audit["plan"]["effect"],

@@ -19,6 +19,7 @@ from torch import nn
 from excise import errors, params, store
 from excise.data import Split
 from excise.ledger.entries import Run
+from excise.lifecycle.drift import fell_too_far
 from excise.lifecycle.entering import drift_of, entered
 from excise.lifecycle.papers import Papers, now, opened
 from excise.lifecycle.requesting import require_life
@@ -63,7 +64,7 @@ def answer(
         bank: directory in which the audit keeps networks and finds them again.
         hooks: who watches.
         checkpoint_seconds: as much work is lost at most when a run is killed.
-        watched: holds the run's checkpoints while it trains, so that somebody can stop it with one.
+        watched: holds the checkpoints of the run, then of its audit, while it trains, so that somebody can stop it with one.
 
     Raises:
         errors.InUse: another run is under way.
@@ -135,6 +136,7 @@ def _asked(subject: Subject, before: nn.Module, recipe: Recipe, options: Options
         "plan": named(subject.plan),
         "options": options,
         "environment": subject.environment(),
+        "model_code": subject.model_code(),
     }
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(asked))
     return found
@@ -170,6 +172,10 @@ def _remove_files(directory: Path) -> None:
             store.remove(path)
 
 
+def _has_files(directory: Path | None) -> bool:
+    return directory is not None and directory.is_dir() and any(directory.iterdir())
+
+
 def _split(work: Work) -> Split:
     """Give the rows: the batch is to be forgotten, what was answered before is gone, all else stays."""
     states = {one.id: one.state for one in work.papers.book.requests()}
@@ -194,8 +200,11 @@ def _unlearned(work: Work, before: nn.Module, split: Split) -> tuple[Unlearned, 
     try:
         with work.watched(kept):
             done = unlearned_again(work.subject, before, split, work.recipe, work.options, work.hooks, checkpoints=kept)
-    except errors.BadRequest:  # nothing was done: the words are to be corrected, no run is to be gone on with
-        _give_up(work.papers, work.run)
+    except errors.BadRequest:
+        if not _has_files(
+            kept.directory
+        ):  # nothing was done: the words are to be corrected, no run is to be gone on with
+            _give_up(work.papers, work.run)
         raise
     record = directory.complete(done.save(directory.path), done.summary())
     kept.clear()
@@ -270,7 +279,7 @@ def _read_back(work: Work, before: nn.Module, result: dict[str, Any]) -> Unlearn
 def _guarded(work: Work, model: nn.Module, *, accept_drop: bool) -> float:
     """Give the test accuracy, unless it fell too far and nobody has accepted that."""
     found, original = work.subject.test_accuracy(model), work.life.test_accuracy
-    if original - found > work.life.max_drop + 1e-12 and not accept_drop:
+    if fell_too_far(found - original, work.life.max_drop) and not accept_drop:
         raise errors.Refused(
             f"run {work.run.number}: test accuracy is {found:.2%}, and the original's {original:.2%}: it fell by more than the "
             f"{work.life.max_drop:.2%} that this ledger allows, so the network is not adopted. Its requests stay open. Give "
@@ -304,22 +313,25 @@ def _audited(work: Work, done: Unlearned, before: nn.Module, split: Split, recor
 
     if not {NUMBERS, PAGE} <= record["files"].keys():
         since, yardstick = _since_the_original(work, done, before)
-        made = audit(
-            since,
-            split,
-            plan=subject.plan,
-            fresh=subject.fresh,
-            tier=options.tier,
-            oracles=options.oracles,
-            effect=options.effect,
-            original=yardstick,
-            seed=options.seed,
-            forward=subject.forward,
-            loss=subject.loss,
-            bank=work.bank,
-            hooks=work.hooks,
-            on_plan=keep,
-        )
+        lent = Checkpoints(None, work.checkpoint_seconds)
+        with work.watched(lent):
+            made = audit(
+                since,
+                split,
+                plan=subject.plan,
+                fresh=subject.fresh,
+                tier=options.tier,
+                oracles=options.oracles,
+                effect=options.effect,
+                original=yardstick,
+                seed=options.seed,
+                forward=subject.forward,
+                loss=subject.loss,
+                bank=work.bank,
+                hooks=work.hooks,
+                checkpoints=lent,
+                on_plan=keep,
+            )
         page = audit_page(made)
         numbers = {**made.to_dict(), "unlearned": record["result"], "page": msgspec.to_builtins(page)}
         store.amend_record(

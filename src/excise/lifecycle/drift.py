@@ -57,6 +57,11 @@ def distance(original: nn.Module, current: nn.Module) -> float:
     return math.sqrt(moved / length)
 
 
+def fell_too_far(change: float, max_drop: float) -> bool:
+    """Say whether test accuracy (now less the original's) fell by more than is allowed, rounding apart."""
+    return -change > max_drop + 1e-12
+
+
 def advice(drift: Drift, *, max_drop: float, failures: int) -> list[str]:
     """Give the reasons to retrain from scratch on what is left, in sentences; none while unlearning still serves.
 

@@ -11,7 +11,7 @@ from excise import store
 from excise.data import Split
 from excise.ledger import merkle
 from excise.ledger.receipts import receipt as receipt_of
-from excise.lifecycle.drift import Drift, distance
+from excise.lifecycle.drift import Drift, distance, fell_too_far
 from excise.lifecycle.papers import enter
 from excise.lifecycle.settings import code_digest
 from excise.lifecycle.work import NUMBERS, Work
@@ -52,6 +52,7 @@ def entered(
         return receipt_of(
             seq=seq,
             prev=prev,
+            run=work.run.id,
             requests=[
                 {
                     "id": one.id,
@@ -73,12 +74,14 @@ def entered(
                 "name": work.recipe.name,
                 "params": work.run.asked["settings"],
                 "code": code_digest(),
+                "model_code": work.run.asked["model_code"],
                 "seed": work.options.seed,
             },
             environment=work.run.asked["environment"],
             audit=numbers,
             audit_file=store.file_digest(work.directory / NUMBERS),
             sequence=work.run.number,
+            accept_drop=fell_too_far(drift.test_accuracy_change, work.life.max_drop),
             retraining_share=record["result"]["retraining_share"],
             drift=msgspec.to_builtins(drift),
             purged=_purged(work),

@@ -24,6 +24,8 @@ from excise.lifecycle.work import Options
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.policy import EFFECT
 from excise.recipes import RECIPES, Recipe
+from excise.store.keys import keys_home
+from excise.store.places import require_apart, require_private
 from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
@@ -106,7 +108,9 @@ class Ledger:
             words: what was typed to name network and data, for the command line.
 
         Raises:
-            errors.BadRequest: the directory holds something, or an argument out of range.
+            errors.BadRequest: the directory holds something, would hold the keys, or anybody may write there; or an argument
+                out of range.
+            errors.InUse: another process opens a ledger there.
             errors.BadSplit: rows that were forgotten before are back.
             errors.BadData: rows that differ from one reading to the next.
             errors.DiskError: something could not be written.
@@ -121,6 +125,7 @@ class Ledger:
             requesting.require_not_returned(after, trained)
         subject = Subject(model=model, trained=trained, plan=plan, fresh=fresh, forward=forward, loss=loss)
         with store.lock(where):
+            _require_new(where)  # another call may have begun a life there since
             key = new_key()
             manifest = Manifest.of(trained.rows, key)
             manifest.save(where / MANIFEST)
@@ -219,11 +224,14 @@ def _without_settings(make: Callable[..., Recipe]) -> Recipe | None:
 
 
 def _require_new(where: Path) -> None:
+    require_apart(keys_home() / "keys" / "*", where, "directory")
+    require_private(where, "directory")
     if where.is_dir():
         left = (MANIFEST, BOOK, f"{BOOK}-journal", store.LOCK)  # by a call that was killed
         held = [one.name for one in where.iterdir() if one.name not in left and not one.name.startswith(".")]
         if held or has_begun(where / BOOK):
             name = held[0] if held else BOOK
+            store.tidy(where)  # the lock of a call that was killed when all was written
             raise errors.BadRequest(
                 f"expected an empty or new directory for a ledger, found {where} with {name!r} in it; choose another directory"
             )

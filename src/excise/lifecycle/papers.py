@@ -13,6 +13,7 @@ from excise import errors
 from excise.ledger.book import Book
 from excise.ledger.entries import Run
 from excise.ledger.log import Log
+from excise.store.places import require_private
 
 BOOK, RECEIPTS, MANIFEST, RUNS = "book.sqlite", "receipts.jsonl", "manifest.bin", "runs"
 ADOPTED = ("PASS", "INCONCLUSIVE")
@@ -48,9 +49,11 @@ def opened(directory: str | Path) -> Iterator[Papers]:
 
     Raises:
         errors.BadData: there is no ledger.
+        errors.BadRequest: anybody may write to its directory.
         errors.Corrupt: book or log are damaged, or do not belong to one another.
     """
     where = Path(directory)
+    require_private(where, "directory")
     with Book(where / BOOK) as book:
         papers = Papers(where, book, Log(where / RECEIPTS))
         _reconcile(papers)
@@ -81,7 +84,7 @@ def _reconcile(papers: Papers) -> None:
 
 def _is_of(receipt: Mapping[str, Any], run: Run) -> bool:
     same = {one["id"] for one in receipt["requests"]} == set(run.requests)
-    return same and run.state != "dropped" and run.receipt in (None, receipt["hash"])
+    return same and receipt["run"] == run.id and run.state != "dropped" and run.receipt in (None, receipt["hash"])
 
 
 def enter(book: Book, run: Run, receipt: Mapping[str, Any]) -> None:

@@ -105,7 +105,7 @@ def replay(
                 made = unlearned_again(subject, model, split, recipe, options, hooks or Hooks()).model
                 digest = f"sha256:{params.model_digest(made)}"
                 model = made if run.found["adopted"] else model
-            found.append(_judged(receipt, run, digest, reason))
+            found.append(_judged(receipt, run, digest, reason, subject.model_code()))
             if found[-1].outcome != "valid" and run.found["adopted"]:
                 broken = f"it begins with the network of entry {receipt['seq']}, which did not come out"
         return found
@@ -116,16 +116,16 @@ def faults(replayed: Iterable[Replayed]) -> list[str]:
     return [f"entry {one.seq}: replay {one.outcome}: {one.reason}" for one in replayed if one.outcome != "valid"]
 
 
-def _judged(receipt: Mapping[str, Any], run: Run, digest: str | None, reason: str) -> Replayed:
-    expected = receipt["model_after"]
+def _judged(receipt: Mapping[str, Any], run: Run, digest: str | None, reason: str, model_code: str | None) -> Replayed:
+    expected, method = receipt["model_after"], receipt["method"]
     outcome: Literal["valid", "different", "not comparable"] = "valid"
     if digest is None:
         outcome = "not comparable"
-    elif digest != expected and receipt["method"]["code"] != code_digest():
-        outcome, reason = (
-            "not comparable",
-            f"it was made by other code ({receipt['method']['code']}), and other bits came out",
-        )
+    elif digest != expected and method["code"] != code_digest():
+        outcome, reason = "not comparable", f"it was made by other code ({method['code']}), and other bits came out"
+    elif digest != expected and method["model_code"] != model_code:
+        outcome = "not comparable"
+        reason = f"its network was built by other code ({method['model_code']}), and other bits came out"
     elif digest != expected:
         outcome, reason = "different", "other bits came out of the same settings, rows and environment"
     return Replayed(seq=receipt["seq"], run=run.number, outcome=outcome, expected=expected, found=digest, reason=reason)

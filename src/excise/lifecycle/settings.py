@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from excise import params
 from excise.masks import Mask
 from excise.recipes import Recipe
+from excise.store import file_digest
 from excise.version import __version__
 
 
@@ -40,6 +44,20 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         running.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return f"excise {__version__} sha256:{running.hexdigest()}"
+
+
+def source_digest(build: Callable[..., Any]) -> str | None:
+    """Give `sha256:` and the SHA-256 of the source file in which a function or class stands; None where there is none to read.
+
+    What that file imports is not covered.
+    """
+    while isinstance(build, functools.partial):
+        build = build.func
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(build))
+        return None if path is None else f"sha256:{file_digest(Path(path))}"
+    except (TypeError, ValueError, OSError):  # an object that is called; made in a console; a file that is gone
+        return None
 
 
 def differing(before: Any, now: Any, where: str = "") -> list[str]:

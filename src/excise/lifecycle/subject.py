@@ -11,6 +11,7 @@ from torch import nn
 from excise import errors, params, store
 from excise.ledger.entries import Life
 from excise.lifecycle.papers import RUNS, Papers
+from excise.lifecycle.settings import source_digest
 from excise.lifecycle.trained import Trained
 from excise.masks import Mask
 from excise.measure import accuracy
@@ -46,6 +47,10 @@ class Subject:
     def environment(self) -> dict[str, object]:
         """Give what bits depend on besides the request."""
         return {**environment(), "device": str(device_of(params.unwrapped(self.model)))}
+
+    def model_code(self) -> str | None:
+        """Give the SHA-256 of the source file that `fresh` stands in, or else the network's class; None where there is none."""
+        return source_digest(self.fresh or type(params.unwrapped(self.model)))
 
     def test_accuracy(self, model: nn.Module) -> float:
         """Give a network's accuracy on the test rows, in [0, 1]."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from excise import errors, params
-from excise.store.files import write_bytes
+from excise.store.files import remove, sweep, write_bytes
 
 KEY_BYTES = 32
 _ID = re.compile(r"k-[0-9a-f]{32}")
@@ -44,6 +44,7 @@ def new_key() -> Key:
         errors.DiskError: it could not be written.
     """
     key = Key(f"k-{secrets.token_hex(16)}", secrets.token_bytes(KEY_BYTES))
+    sweep([keys_home(), _path_of(key.id).parent])  # a write that was killed has left a secret
     write_bytes(_path_of(key.id), key.secret + hashlib.sha256(key.secret).digest())
     return key
 
@@ -130,6 +131,7 @@ def commitment(ids: Tensor) -> str:
     owner only, outside any run directory (`$XDG_STATE_HOME/excise/key`, usually `~/.local/state/excise/key`).
 
     Raises:
+        errors.Corrupt: what lies there is no key.
         errors.DiskError: the key can neither be read nor written.
     """
     return hmac.new(_commitment_key(), params.raw_bytes(ids), hashlib.sha256).hexdigest()
@@ -138,15 +140,34 @@ def commitment(ids: Tensor) -> str:
 def _commitment_key() -> bytes:
     try:
         path = keys_home() / "key"
-        if not path.exists():  # a link is made whole or not at all: of two first runs, both take the first's key
-            own = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
-            write_bytes(own, secrets.token_bytes(32))
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(own)
-            own.unlink()
-        return path.read_bytes()
+        sweep([path.parent])
+        _make_once(path)
+        with path.open("rb") as file:
+            found = file.read(KEY_BYTES + 1)
     except OSError as error:
         raise errors.DiskError(
             f"the key that hides row ids in records cannot be kept: {error}; set XDG_STATE_HOME to a directory that may be "
             "written"
         ) from error
+    if len(found) != KEY_BYTES:
+        raise errors.Corrupt(
+            f"{path}: expected a key of {KEY_BYTES} bytes, found {'more' if found[KEY_BYTES:] else len(found)}; restore it, or "
+            "remove it to begin with another, under which nothing that was recorded is found again"
+        )
+    return found
+
+
+def _make_once(path: Path) -> None:
+    """Make the key if there is none; of two first runs, both take the first's.
+
+    A link is made whole or not at all. What a kill leaves is swept by whoever needs a key next, and such a sweep may come
+    between our write and our link: then there is a key, or we try again.
+    """
+    while not os.path.lexists(path):
+        own = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        write_bytes(own, secrets.token_bytes(KEY_BYTES))
+        try:
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                path.hardlink_to(own)
+        finally:
+            remove(own)  # and have the disk keep the link

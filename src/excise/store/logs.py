@@ -6,12 +6,11 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from excise import errors
-from excise.store.files import remove, write_bytes
+from excise.store.files import make_directory
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -101,11 +100,12 @@ def appending(path: Path, whole: Callable[[bytes], bool]) -> Iterator[Appender]:
     """
     with contextlib.ExitStack() as open_files:
         try:
-            if not path.exists():
-                _make(path)
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            make_directory(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             open_files.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not os.fstat(descriptor).st_size:  # it may have been made just now
+                _keep_name(path)
             appender = Appender(path, descriptor, whole)
         except OSError as error:
             raise errors.DiskError(
@@ -114,15 +114,13 @@ def appending(path: Path, whole: Callable[[bytes], bool]) -> Iterator[Appender]:
         yield appender
 
 
-def _make(path: Path) -> None:
-    """Make an empty file, unless another process does so at this moment; it is there after a power cut too."""
-    own = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # swept, if this is broken off
-    write_bytes(own, b"")
+def _keep_name(path: Path) -> None:
+    """Have the disk keep the entry of a new file in its directory, so that it is there after a power cut too."""
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(own)
+        os.fsync(descriptor)
     finally:
-        remove(own)
+        os.close(descriptor)
 
 
 def read_lines(path: Path) -> bytes:
