@@ -35,13 +35,21 @@ LIMITS = (
     "Whoever holds the log and its keys can write another history; only a head of the log that was given away before shows it.",
 )
 """What every receipt says about itself."""
-UNSEEN = "without a head that was exported before, entries cut off a log's end or a log written anew cannot be seen"
+UNSEEN = {
+    "weights": "the weights were not looked at",
+    "log": "a receipt that was written anew, or stands in no log, would not be noticed",
+    "head": "entries cut off a log's end, or a log written anew, would not be noticed",
+    "audit": "the numbers were not held against the audit's own file",
+}
+"""What is not seen where a file is not given."""
 REASONS, VERDICTS = "erasure|mislabel|poison", "PASS|FAIL|INCONCLUSIVE|INVALID"
 MAX_RECEIPT_BYTES, MAX_HEADER_BYTES, MAX_AUDIT_BYTES, MAX_LOG_BYTES = 1 << 20, 16 << 20, 32 << 20, 1 << 30
 MAX_VALUES = 1_500_000  # one takes 2 bytes of JSON and up to 200 in memory
 _CONTROLS = {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
 _ALPHA, _FEWEST_MODELS, _LEVEL_APART = 0.05, 4, {"canaries": 1e-3}  # the last has an exact null of its own
-_WORDS = re.compile(rb"(?:proof|certif|complian|guarante)[a-z]*")
+_WORDS = re.compile(
+    rb"(?<![_.])(?:proof|certif|complian|guarante)[a-z]*(?![a-z_]|\.[a-z0-9])"
+)  # but no names of modules
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 _DAY = "[0-9]{4}(-[0-9]{2}){2}"
@@ -145,8 +153,23 @@ def receipt_faults(receipt: Any) -> list[str]:
     found += [] if receipt["claim"] == CLAIM else [f"it claims {receipt['claim']!a}, and may claim only {CLAIM!r}"]
     found += [] if receipt["requests"] else ["it answers no request"]
     found += [f"it leaves out the sentence: {one}" for one in LIMITS if one not in receipt["limits"]]
-    found += [f"it says {one.decode()!r}, which nothing in it bears out" for one in _WORDS.findall(body.lower())]
+    spoken = canonical(
+        {**receipt, "method": {**receipt["method"], "params": None}}
+    )  # settings name modules of the user's
+    found += [f"it says {one.decode()!r}, which nothing in it bears out" for one in _WORDS.findall(spoken.lower())]
     return found + (_against_pass(receipt["audit"]) if receipt["audit"]["verdict"] == "PASS" else [])
+
+
+def saying(receipt: Place) -> str | None:
+    """Say what a receipt says: verdict, requests and rows, network, time, claim; None where nothing in it can be believed."""
+    told, found = entry_faults(_content(receipt, MAX_RECEIPT_BYTES + 1).removesuffix(b"\n"))
+    if found:
+        return None
+    counts = f"{len(told['requests'])} request(s), {sum(one['num_rows'] for one in told['requests'])} row(s)"
+    return (
+        f"receipt {told['seq']} of {told['time']} says: {told['audit']['verdict']}, for {counts}; the network is "
+        f"{told['model_after']}; the claim is {told['claim']}: which procedure ran, and what was measured"
+    )
 
 
 def _field_faults(value: Any, kind: Any, where: str) -> list[str]:
@@ -187,7 +210,8 @@ def _against_pass(audit: dict[str, Any]) -> list[str]:
     ]
     seen, effect = audit["trace_seen"], audit["effect"]
     if seen is None or not 0 <= seen <= effect <= 1:
-        found.append(f"PASS, but it would have noticed {seen} of the rows' trace, where it should notice {effect}")
+        least = "no trace of the rows" if seen is None else f"traces from {round(seen, 2)} of the original's on"
+        found.append(f"PASS, but the audit would have noticed {least}, and should notice {round(effect, 2)}")
     return found
 
 
@@ -240,9 +264,12 @@ def head_of(given: Head) -> dict[str, Any]:
     """Give an exported head as `{"seq", "hash"}`, from such values, `SEQ:HASH` or a JSON file; else `Unreadable`."""
     if isinstance(given, str):
         typed = re.fullmatch(r"(\d{1,18}):(?:sha256:)?([0-9a-f]{64})", given)
-        given = {"seq": int(typed[1]), "hash": f"sha256:{typed[2]}"} if typed else parsed(_content(given))
+        miswritten = not typed and re.match(r"\d+:", given)
+        given = {"seq": int(typed[1]), "hash": f"sha256:{typed[2]}"} if typed else miswritten or parsed(_content(given))
     if not isinstance(given, Mapping) or not _is(given.get("seq"), "count") or not _is(given.get("hash"), "hash"):
-        raise Unreadable('expected a head as SEQ:HASH, or a file with {"seq": number, "hash": "sha256:..."}')
+        raise Unreadable(
+            'expected a head as SEQ:HASH (64 digits of 0-9a-f), or a file with {"seq": number, "hash": "sha256:..."}'
+        )
     return {"seq": given["seq"], "hash": given["hash"]}
 
 
@@ -375,6 +402,11 @@ def _record_faults(receipt: dict[str, Any], path: Path) -> list[str]:
 _BESIDE = {"weights": _weights_faults, "audit": _audit_faults, "record": _record_faults}
 
 
+def unseen(given: Mapping[str, Any]) -> list[str]:
+    """Say what was not looked at, by the options that were not given."""
+    return [f"no --{name}: {said}" for name, said in UNSEEN.items() if given[name] is None]
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Check what a command line names; give 0 if it is valid, 6 if a file is not what its record says, else 3."""
     parser = argparse.ArgumentParser(description="Check a receipt with the standard library alone.")
@@ -385,12 +417,12 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = vars(parser.parse_args(words))
     as_json = asked.pop("json")
     try:
-        found = faults(**asked)
+        found, said = faults(**asked), saying(asked["receipt"])
     except (OSError, Unreadable, MemoryError) as error:
         parser.error(ascii(str(error))[1:-1])
-    notes = [] if asked["head"] else [UNSEEN]
-    told = {"valid": not found, "reasons": found, "notes": notes}
-    text = "\n  ".join(["not valid" if found else "valid", *found, *notes])
+    notes = unseen(asked)
+    told = {"valid": not found, "says": said, "reasons": found, "notes": notes}
+    text = "\n  ".join([*([said] if said else []), "not valid" if found else "valid", *found, *notes])
     sys.stdout.write(f"{json.dumps(told) if as_json else text}\n")
     return 0 if not found else 6 if any(isinstance(one, Mismatch) for one in found) else 3
 

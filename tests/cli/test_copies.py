@@ -8,15 +8,19 @@ import torch
 
 from excise import errors, store
 from excise.cli import copies as command
+from excise.data import Rows
+from excise.data.content import content_commitment
 from excise.oracles import Bank, Trained
+from tests.cli import mine
 from tests.cli.project import tree
 
 ORACLE, ORIGINAL = "a" * 64, "b" * 64
 
 
-def banked(directory, num_rows=200):
+def banked(directory, num_rows=200, inputs=None):
     """One network trained on the retained rows, one on all of them."""
-    bank, trained = Bank(directory), Trained(0, {"weight": torch.zeros(3)}, 1.0, 60)
+    bank = Bank(directory, data=content_commitment(Rows.all_of(mine.train() if inputs is None else inputs)))
+    trained = Trained(0, {"weight": torch.zeros(3)}, 1.0, 60)
     told = {"architecture": "Sequential", "num_parameters": 3}
     retained = torch.tensor([row for row in range(num_rows) if row % 20])
     bank.keep(ORACLE, trained, kind="oracle", num_rows=len(retained), rows=retained, **told)
@@ -54,7 +58,7 @@ def test_copies_are_listed_with_reasons_and_nothing_is_touched(finished, capsys)
     assert paths(found) == {"old/best.safetensors": "sure", "w.safetensors": "sure", kept: "sure"}
     assert found["counts"] == {"sure": 3} and found["looked_into"] == ["run", "nets", "old"]
     for one in found["findings"]:
-        assert one["sha256"] == store.file_digest(Path(one["path"]))
+        assert one["sha256"] == f"sha256:{store.file_digest(Path(one['path']))}"
         assert f"{one['certainty']}: {one['path']} ({one['what']}, " in said.out and one["why"] in said.out
     assert "Backups, snapshots" in said.out and "Looked into run, nets, old, and nowhere else." in said.out
     assert not re.search(r"proof|certif|guarant|compliant", said.out, re.IGNORECASE)
@@ -87,7 +91,8 @@ def test_ids_that_moved_are_asked_for_and_given(finished, capsys):
 def test_what_is_no_run_is_refused(finished, capsys):
     for forget in (None, Path("ids.txt")):
         with pytest.raises(
-            errors.BadRequest, match=r"expected the directory of an `excise unlearn` run, found no run.json"
+            errors.BadRequest,
+            match=r"expected the directory of an `excise unlearn` or `excise ledger` run, found no run.json",
         ):
             listed(capsys, run=Path("old"), forget=forget)
     with pytest.raises(errors.BadRequest, match="--in: expected a folder or a file, found nothing at gone"):

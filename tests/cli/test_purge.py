@@ -1,5 +1,6 @@
 """`excise purge` on a real run: the released network and what speaks of it stay; the exit code tells what is left."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from excise import errors, store
 from excise.cli import copies
 from excise.cli import purge as command
-from tests.cli.project import tree
+from tests.cli import mine
+from tests.cli.project import tree, typed
 from tests.cli.test_copies import ORACLE, ORIGINAL, banked
 
 
@@ -98,7 +100,7 @@ def test_strict_tells_by_the_exit_code_what_was_left_but_for_what_was_to_be_kept
     assert called(capsys, remove=True, strict=True, keep=keep)[1] == 0
 
 
-def test_what_could_not_be_removed_is_told_with_exit_code_three(finished, capsys, monkeypatch):
+def test_what_could_not_be_removed_is_told_with_the_exit_code_of_disks(finished, capsys, monkeypatch):
     remove = store.remove
 
     def fail(path):
@@ -108,8 +110,15 @@ def test_what_could_not_be_removed_is_told_with_exit_code_three(finished, capsys
 
     monkeypatch.setattr(store, "remove", fail)
     found, code, said = called(capsys)
-    assert code == 3 and purged(found) == OWN - {"run/rows.json"}
+    assert code == 5 and purged(found) == OWN - {"run/rows.json"}
     assert "Not done: run/rows.json: could not remove it: Permission denied" in said
+
+
+def test_of_an_audits_networks_those_of_other_data_stay(finished, capsys):
+    other = banked(finished / "shared", inputs=mine.test())
+    found, _, _ = called(capsys, bank=Path("shared"))
+    assert purged(found) == {"run/rows.json"} and len(other.entries()) == 2
+    assert [one["certainty"] for one in found["kept"] if one["path"].startswith("shared")] == ["unknown"]
 
 
 def test_a_quarantine_takes_copies_and_is_not_looked_into_again(finished, capsys):
@@ -125,10 +134,33 @@ def test_a_quarantine_takes_copies_and_is_not_looked_into_again(finished, capsys
     assert f"put-aside/{digest}" in {one["path"] for one in left["findings"]}
 
 
+def test_a_file_that_was_changed_meanwhile_is_told_with_the_exit_code_of_checks(finished, capsys, monkeypatch):
+    find = command.find_copies
+
+    def changed(*words, **more):
+        found = find(*words, **more)
+        (finished / "run" / "rows.json").write_text("[1]")
+        return found
+
+    monkeypatch.setattr(command, "find_copies", changed)
+    found, code, _ = called(capsys)
+    assert code == 3 and "it was changed since it was looked at" in found["troubles"][0]
+
+
+def test_what_is_printed_confirms_no_guess_of_a_list(finished, capsys):
+    plain = store.file_digest(finished / "ids.txt")
+    listed, _ = copies.run(run=Path("run"), places=[Path("ids.txt")], bank=Path("nets"), forget=None, quiet=True)
+    done, _, _ = called(capsys, places=[Path("ids.txt")], remove=True)
+    for found in (listed["findings"], done["purged"]):
+        (one,) = (one for one in found if one["path"] == "ids.txt")
+        assert one["sha256"].startswith("hmac-sha256:") and plain not in str(found)
+        assert any(one["sha256"].startswith("sha256:") for one in found)
+
+
 def test_an_audit_can_still_be_made_from_what_stays(finished, capsys, excise):
     called(capsys)
     words = ["audit", "run", "--tier", "T0", "--test", "mine:test", "--plan", "plan.toml", "--bank", "nets", "--quiet"]
-    assert excise(*words) == (0, "", "")
+    assert excise(*words).code == 0
 
 
 def test_it_is_typed_as_any_command(finished, excise, capsys):
@@ -148,3 +180,67 @@ def test_wishes_that_contradict_one_another_change_nothing(finished, capsys):
     with pytest.raises(errors.BadRequest, match="--quarantine: run/hidden lies in the run directory"):
         called(capsys, quarantine=Path("run/hidden"), dry_run=True)
     assert tree(finished) == before
+
+
+LIFE = {"--model": "mine:make", "--weights": "w.safetensors", "--data": "mine:train", "--test": "mine:test"}
+
+
+@pytest.fixture
+def life(project, excise):
+    """A ledger with two runs, and a copy of the original in a folder of the user's."""
+    assert excise("ledger", "open", "life", *typed(LIFE), "--max-drop", "0.5").code == 0
+    for number, ids in enumerate((range(0, 200, 20), range(5, 200, 20)), 1):
+        (project / f"ids{number}.txt").write_text(" ".join(map(str, ids)))
+        answer(excise, f"ids{number}.txt")
+    (project / "old").mkdir()
+    (project / "old" / "best.safetensors").write_bytes((project / "w.safetensors").read_bytes())
+    return project
+
+
+def answer(excise, ids, tier="T0"):
+    """Ask to forget, and run."""
+    assert excise("ledger", "request", "life", "--forget", ids).code == 0
+    how = ["--recipe", "Finetune", "--set", "epochs=1", "--bank", "nets"]
+    assert excise("ledger", "run", "life", *how, "--tier", tier, *(["--oracles", "1"] * (tier == "T1"))).code == 0
+
+
+def receipt(project, number):
+    return json.loads((project / "life" / "receipts.jsonl").read_text().splitlines()[number - 1])
+
+
+def test_what_is_purged_of_a_ledgers_run_stands_in_the_next_receipt(life, excise, capsys):
+    original, first = store.file_digest(life / "w.safetensors"), life / "life" / "runs" / "0001" / "model.safetensors"
+    earlier = store.file_digest(first)
+    options = {"places": [Path("old"), Path("life"), Path("ids2.txt")], "remove": True}
+    before = tree(life / "life")
+    found, code, said = called(capsys, run=Path("life/runs/0002"), dry_run=True, **options)
+    assert code == 0 and "A ledger holds no ids" in said and tree(life / "life") == before
+    found, code, said = called(capsys, run=Path("life/runs/0002"), forget=Path("ids2.txt"), **options)
+    gone = {"life/runs/0001/model.safetensors", "life/runs/0001/patch.safetensors", "old/best.safetensors", "ids2.txt"}
+    assert code == 0 and purged(found) == gone and found["troubles"] == [] and "holds no ids" not in said
+    assert (life / "life" / "runs" / "0002" / "model.safetensors").is_file() and (life / "w.safetensors").is_file()
+    for number in ("0001", "0002"):
+        store.read_record(life / "life" / "runs" / number)  # each file is what its record says
+    (life / "ids3.txt").write_text("7 8 9")
+    answer(excise, "ids3.txt")
+    told = receipt(life, 3)["copies"]["purged"]
+    assert {f"sha256:{original}", f"sha256:{earlier}"} <= set(told) and receipt(life, 2)["copies"]["purged"] == []
+    assert excise("ledger", "replay", "life").code == 0
+    again, code, _ = called(capsys, run=Path("life/runs/0002"), places=[Path("life")], remove=True)
+    assert (again["purged"], code) == ([], 0)
+
+
+def test_oracles_of_earlier_runs_saw_the_rows_of_later_ones_and_go(project, excise, capsys):
+    assert excise("ledger", "open", "life", *typed(LIFE), "--plan", "plan.toml", "--max-drop", "0.5").code == 0
+    (project / "ids1.txt").write_text(" ".join(map(str, range(0, 200, 20))))
+    (project / "ids2.txt").write_text("1 2 3 4")
+    answer(excise, "ids1.txt", "T1")
+    (first,) = (project / "nets").glob("*.safetensors")
+    answer(excise, "ids2.txt", "T1")
+    (second,) = set((project / "nets").glob("*.safetensors")) - {first}
+    banked(project / "nets", inputs=mine.test())
+    options = {"places": None, "remove": False}
+    found, _, _ = called(capsys, run=Path("life/runs/0001"), forget=Path("ids1.txt"), **options)
+    assert purged(found) == set() and first.is_file()
+    found, _, _ = called(capsys, run=Path("life/runs/0002"), forget=Path("ids2.txt"), **options)
+    assert purged(found) == {f"nets/{first.name}"} and second.is_file()

@@ -16,6 +16,8 @@ from excise.custody import Traced
 from excise.masks import Mask
 from excise.patch import Patch
 
+DATA = "d" * 64
+"""What stands for the keyed digest of the data."""
 NUM_ROWS, FORGET = 200, torch.arange(0, 200, 20)
 RETAIN = torch.tensor([row for row in range(NUM_ROWS) if row % 20])
 
@@ -72,6 +74,7 @@ def removal(root, **request):
         "num_forget": len(FORGET),
         "forget": str(root / "ids.txt"),
         "forget_commitment": store.commitment(FORGET),
+        "data_commitment": DATA,
         **request,
     }
     store.RunDirectory(run, asked).complete(["model.safetensors", "mask.safetensors", "patch.safetensors"], {})

@@ -10,7 +10,17 @@ from excise import store
 from excise.custody import copies, find_copies
 from excise.oracles import Bank, Trained
 from tests.cli.project import tree
-from tests.custody.removal import FORGET, NUM_ROWS, RETAIN, plant_innocents, plant_networks, plant_rows, saved
+from tests.custody.removal import (
+    DATA,
+    FORGET,
+    NUM_ROWS,
+    RETAIN,
+    plant_innocents,
+    plant_networks,
+    plant_rows,
+    removal,
+    saved,
+)
 
 CHECKPOINT = "checkpoint-0000-00000001-" + "a" * 64 + ".safetensors"
 
@@ -19,10 +29,11 @@ def by_name(found):
     return {Path(one.path).name: one for one in found}
 
 
-def keep(bank, key, kind, num_rows, rows=None):
+def keep(bank, key, kind, num_rows, rows=None, data=DATA):
     """Keep a network; give its file."""
     trained = Trained(0, {"weight": torch.zeros(3)}, 1.0, 60)
-    bank.keep(key * 64, trained, kind=kind, architecture="A", num_parameters=3, num_rows=num_rows, rows=rows)
+    told = {"architecture": "A", "num_parameters": 3, "num_rows": num_rows, "rows": rows}
+    Bank(bank.directory, data=data).keep(key * 64, trained, kind=kind, **told)
     return f"{key * 64}.safetensors"
 
 
@@ -86,11 +97,13 @@ def test_of_a_bank_all_that_saw_the_rows_or_may_have_is_found(made, tmp_path):
         keep(bank, "2", "original", NUM_ROWS): "likely",
         keep(bank, "3", "original", NUM_ROWS, every + 1): "likely",
         keep(bank, "4", "half", NUM_ROWS // 2, every[::2]): "likely",
-        keep(bank, "5", "half", NUM_ROWS // 2 + 1): "unknown",  # half of other data
-        keep(bank, "6", "original", NUM_ROWS + 1): "unknown",
+        keep(bank, "5", "half", NUM_ROWS // 2, every[::2], "e" * 64): "unknown",  # half of other data
+        keep(bank, "6", "original", NUM_ROWS, every, "e" * 64): "unknown",  # as many rows, under the same ids
+        keep(bank, "0", "original", NUM_ROWS, every, None): "unknown",  # of data that were not recorded
         keep(bank, "7", "oracle", len(RETAIN)): "unknown",  # of rows that were not recorded
         keep(bank, "8", "oracle", len(RETAIN), RETAIN - 1): "likely",
-        keep(bank, "9", "oracle", NUM_ROWS + 1, torch.arange(NUM_ROWS + 1)): "unknown",
+        keep(bank, "f", "oracle", len(RETAIN) + 1): "likely",  # some of them were to be forgotten, whichever they are
+        keep(bank, "9", "oracle", len(RETAIN), RETAIN - 1, "e" * 64): "unknown",
     }
     clean = keep(bank, "a", "oracle", len(RETAIN), RETAIN)
     (bank.directory / f"{'b' * 64}.safetensors").write_bytes(b"damaged")
@@ -102,7 +115,7 @@ def test_of_a_bank_all_that_saw_the_rows_or_may_have_is_found(made, tmp_path):
     training.mkdir()
     (training / CHECKPOINT).write_bytes(b"x")
     (bank.directory / "notes.txt").write_text("mine")
-    wanted |= {f"{'b' * 64}.safetensors": "unknown", old.name: "likely", new.name: "unknown", CHECKPOINT: "likely"}
+    wanted |= {f"{'b' * 64}.safetensors": "unknown", old.name: "likely", new.name: "unknown", CHECKPOINT: "unknown"}
 
     found = by_name(find_copies(made.traced(), [], bank))
     assert found.pop("w.safetensors").own is False
@@ -112,8 +125,18 @@ def test_of_a_bank_all_that_saw_the_rows_or_may_have_is_found(made, tmp_path):
     again = find_copies(made.traced(), [tmp_path], bank)  # a bank that lies in a place is looked at as a bank
     assert sorted(one.path for one in again) == sorted([*(one.path for one in found.values()), str(made.weights)])
     elsewhere = by_name(find_copies(made.traced(), [tmp_path]))
-    kept = {name: certainty for name, certainty in wanted.items() if name[0].isdigit() or name[0] == "b"}
+    kept = {name: certainty for name, certainty in wanted.items() if name[0].isdigit() or name[0] in "bf"}
     assert {name: elsewhere[name].certainty for name in kept} == kept and clean not in elsewhere
+
+
+def test_of_a_run_that_did_not_record_its_data_no_network_of_a_bank_is_told(tmp_path):
+    old, bank = removal(tmp_path, data_commitment=None), Bank(tmp_path / "bank")
+    keep(bank, "1", "original", NUM_ROWS, torch.arange(NUM_ROWS))
+    keep(bank, "2", "half", NUM_ROWS // 2, data=None)
+    keep(bank, "3", "oracle", len(RETAIN), RETAIN)
+    found = find_copies(old.traced(), [], bank)
+    assert [one.certainty for one in found if one.own] == ["unknown", "unknown"]
+    assert all("was not recorded, in the bank or in the run" in one.why for one in found if one.own)
 
 
 def test_a_training_under_way_may_not_be_taken_away(made, tmp_path):
@@ -125,7 +148,9 @@ def test_a_training_under_way_may_not_be_taken_away(made, tmp_path):
         with store.lock(training):
             found = by_name(find_copies(made.traced(), [], bank))
             assert found[CHECKPOINT].certainty == "unknown" and found[CHECKPOINT].what == "a training under way"
-        assert by_name(find_copies(made.traced(), [], bank))[CHECKPOINT].certainty == "likely"
+        found = by_name(find_copies(made.traced(), [], bank))[CHECKPOINT]  # of which data cannot be told either
+        assert found.certainty == "unknown" and found.what == "a training that was broken off"
+        assert "--prune --kind unfinished" in found.why
 
 
 def test_links_are_told_and_not_followed(made, tmp_path):

@@ -9,10 +9,10 @@ import torch
 
 from excise import errors, store
 from excise.custody import Finding, Wish, decide, find_copies, purge
-from excise.custody.purging import LIST, recorded_digest, require_quarantine
+from excise.custody.purging import LIST, origin, recorded_digest, require_quarantine
 from excise.oracles import Bank, Trained
 from tests.cli.project import tree
-from tests.custody.removal import FORGET, RETAIN, plant_innocents, removal, saved
+from tests.custody.removal import DATA, FORGET, RETAIN, plant_innocents, removal, saved
 
 OWN = ("checkpoints/checkpoint-x.safetensors", "last-finite.safetensors", "rows.json", ".run.json.0123456789ab.tmp")
 RELEASED = {"run.json", "model.safetensors", "mask.safetensors", "patch.safetensors", "audit.json", "report.html"}
@@ -24,7 +24,7 @@ def left_about(root, *, innocents=True):
     (made.run / "checkpoints").mkdir()
     for name in (*OWN, "audit.json", "report.html"):
         (made.run / name).write_bytes(f"content of {name}".encode())
-    bank = Bank(root / "bank")
+    bank = Bank(root / "bank", data=DATA)
     told = {"architecture": "A", "num_parameters": 3, "created": None}
     trained = Trained(0, {"weight": torch.zeros(3)}, 1.0, 60)
     bank.keep("1" * 64, trained, kind="original", num_rows=200, **told)
@@ -33,6 +33,7 @@ def left_about(root, *, innocents=True):
     training = bank.directory / f".training-{'4' * 64}"
     training.mkdir()
     (training / "checkpoint-x.safetensors").write_bytes(b"x")
+    (bank.directory / f".training-{'5' * 64}").mkdir()
     project = root / "project"
     project.mkdir()
     if innocents:
@@ -68,8 +69,7 @@ def gone(before, root):
 OF_EXCISE = {f"run/{name}" for name in OWN} | {
     "run/checkpoints",
     f"bank/{'1' * 64}.safetensors",
-    f"bank/.training-{'4' * 64}",
-    f"bank/.training-{'4' * 64}/checkpoint-x.safetensors",
+    f"bank/.training-{'5' * 64}",
 }
 
 
@@ -78,8 +78,8 @@ def test_unasked_only_what_is_excises_own_goes(about, tmp_path):
     done, troubles = purged(about, Wish(places=[tmp_path / "project"]))
     assert troubles == [] and gone(before, tmp_path) == OF_EXCISE
     assert {path.name for path in about[0].run.iterdir()} == RELEASED
-    assert len(done) == len(OF_EXCISE) - 2  # two were folders
-    assert [entry.kind for entry in about[1].entries()] == ["oracle", "oracle"]
+    assert len(done) == len(OF_EXCISE) - 2  # two were folders, one of them empty
+    assert [entry.kind for entry in about[1].entries()] == ["oracle", "oracle", "unfinished"]
 
 
 def test_with_remove_what_lies_in_the_places_goes_too_and_a_link_is_not_followed(about, tmp_path):
@@ -128,7 +128,9 @@ def test_a_quarantine_holds_every_byte_under_its_hash_for_its_owner_alone(about,
     assert troubles == []
     moved = {"project/state.pt", "project/again.pt", "project/ids.txt", "project/latest"}
     assert gone(before, tmp_path) == OF_EXCISE | moved
-    listed = {Path(one["from"]).name: one for one in store.read_json(hidden / LIST)}
+    text = (hidden / LIST).read_text()
+    assert str(tmp_path) not in text and not any(name in text for name in content)
+    listed = {origin(one).name: one for one in store.read_json(hidden / LIST)}
     assert listed.keys() == content.keys()
     for name, one in listed.items():
         assert (hidden / one["sha256"]).read_bytes() == content[name]
@@ -236,7 +238,8 @@ def test_a_file_that_was_changed_since_it_was_looked_at_stays(about, tmp_path):
     (project / "state.pt").write_bytes(b"something else")
     (project / "ids.txt").unlink()
     done, troubles = purge(decided, traced, wish)
-    assert len(troubles) == 1 and "state.pt: it was changed since it was looked at" in troubles[0]
+    assert len(troubles) == 1 and "state.pt: it was changed since it was looked at" in troubles[0].told
+    assert troubles[0].exit_code == 3
     assert (project / "state.pt").read_bytes() == b"something else"
     assert "state.pt" not in {Path(one.finding.path).name for one in done}
 
@@ -251,7 +254,7 @@ def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(about, tmp_path, mo
 
     monkeypatch.setattr(store, "remove", fail)
     _, troubles = purged(about, Wish(places=[tmp_path / "project"], remove=True))
-    assert len(troubles) == 1 and "Permission denied" in troubles[0]
+    assert len(troubles) == 1 and "Permission denied" in troubles[0].told and troubles[0].exit_code == 5
     assert not (tmp_path / "project" / "ids.txt").exists()
     recorded = [entry["sha256"] for entry in store.read_record(about[0].run)["purged"]]
     assert f"sha256:{store.file_digest(tmp_path / 'project' / 'state.pt')}" not in recorded
@@ -277,7 +280,7 @@ def test_a_quarantine_that_does_not_keep_what_is_written_loses_nothing(about, tm
     monkeypatch.setattr(store, "write_bytes", lambda path, content: write(path, bytes(content)[:-1]))
     path = tmp_path / "project" / "state.pt"
     _, troubles = purged(about, Wish(places=[path], quarantine=tmp_path / "hidden"))
-    assert "is not what it was; the file was left where it is" in troubles[0] and path.is_file()
+    assert "is not what it was; the file was left where it is" in troubles[0].told and path.is_file()
 
 
 def test_a_quarantine_is_for_its_owner_alone_and_not_in_the_run(about, tmp_path):
@@ -291,6 +294,16 @@ def test_a_quarantine_is_for_its_owner_alone_and_not_in_the_run(about, tmp_path)
     with pytest.raises(errors.BadRequest, match="--quarantine: expected a folder, found something else at"):
         require_quarantine(tmp_path / "file", run)
     require_quarantine(tmp_path / "new", run)
+
+
+def test_where_a_file_came_from_is_read_with_the_key_alone(about, tmp_path, monkeypatch):
+    hidden = tmp_path / "hidden"
+    purged(about, Wish(places=[tmp_path / "project" / "state.pt"], quarantine=hidden))
+    (entry,) = store.read_json(hidden / LIST)
+    assert origin(entry) == tmp_path / "project" / "state.pt"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    with pytest.raises(errors.BadRequest, match="cannot be read with it"):
+        origin(entry)
 
 
 def test_two_wishes_at_once_are_refused(tmp_path):

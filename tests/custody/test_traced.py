@@ -47,7 +47,8 @@ def test_other_ids_are_refused(made):
 
 def test_what_is_no_run_is_refused(tmp_path, made):
     with pytest.raises(
-        errors.BadRequest, match=r"expected the directory of an `excise unlearn` run, found no run.json in"
+        errors.BadRequest,
+        match=r"expected the directory of an `excise unlearn` or `excise ledger` run, found no run.json in",
     ):
         Traced.of(tmp_path)
     with pytest.raises(errors.Corrupt, match=r"run.json is not a record that this version can read"):

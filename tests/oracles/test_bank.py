@@ -123,6 +123,40 @@ def test_rows_are_told_by_a_keyed_digest_to_who_has_the_key_and_the_ids(bank, tm
     assert bank.find(KEYS[0]).seed == 0  # without the key it serves as before
 
 
+def test_of_which_data_a_network_is_stands_under_the_seal(bank):
+    path = keep(Bank(bank.directory, data="d" * 64), KEYS[0])
+    keep(bank, KEYS[1], days=1)
+    assert [entry.data for entry in bank.entries()] == ["", "d" * 64]
+    state, told = store.read_tensors(path)
+    store.write_tensors(path, state, {**told, "data": "e" * 64})
+    with pytest.raises(errors.Corrupt, match="is not what was put there"):
+        bank.find(KEYS[0])
+
+
+@pytest.mark.parametrize("gone", ["folder", "file"])
+def test_a_training_that_ends_while_it_is_looked_at_is_no_trouble(filled, monkeypatch, gone):
+    folder = filled.directory / f".training-{KEYS[0]}"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / name).write_bytes(b"12345")
+    assert [entry.num_bytes for entry in filled.entries() if entry.kind == "unfinished"] == [10]
+    listed = Path.iterdir
+
+    def ends(path):
+        if path == folder and gone == "folder":
+            for one in (folder / "one", folder / "two"):
+                one.unlink()
+            folder.rmdir()
+        found = list(listed(path))
+        if path == folder:
+            (folder / "one").unlink()
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", ends)
+    sizes = [entry.num_bytes for entry in filled.entries() if entry.kind == "unfinished"]
+    assert sizes == ([] if gone == "folder" else [5])
+
+
 def test_metadata_tell_the_same_wherever_the_file_lies_and_damaged_ones_nothing(bank):
     path = keep(bank, KEYS[0], rows=torch.arange(30))
     told = store.read_metadata(path)

@@ -14,6 +14,7 @@ from torch.nn.parallel import DataParallel
 
 import excise
 from excise import errors, methods, params, recipes
+from excise.data.content import content_commitment
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.oracles import Bank, retrain
@@ -254,6 +255,7 @@ def test_oracles_are_found_again_in_a_bank(original, nothing, bank, tmp_path):
     assert [name for name in heard[0].stages if name.startswith("oracle")] == wanted
     assert not [name for name in heard[1].stages if name.startswith("oracle")]
     assert plain(found[0]) == plain(found[1])
+    assert {one.data for one in Bank(tmp_path / "own").entries()} == {content_commitment(Rows.all_of(TRAIN))}
     assert plain(audited(unlearned(original), oracles=8, bank=bank)) == plain(nothing)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from excise import errors, params, store
 from excise.cli import choices, show, tables
 from excise.cli.stopping import stoppable
+from excise.data.content import content_commitment
 from excise.masks import Mask
 from excise.oracles import default_bank
 from excise.oracles.retrain import TrainFunction
@@ -184,7 +185,7 @@ def _require_same_rows(run: Path, problem: tables.Problem, asked: _Asked) -> Non
             f"the forget ids are not those that {run} was made with (or this machine has not the key they were recorded "
             "under); give the same file, where the run was made"
         )
-    if asked.data_commitment not in (None, tables.content_of(problem.split)):
+    if asked.data_commitment not in (None, content_commitment(problem.split.train)):
         raise errors.Corrupt(
             f"the training data are not those that {run} was made from: their content has changed since; give the same data"
         )

@@ -11,7 +11,7 @@ from excise.cli import commands
 from excise.cli.commands import Asked
 from excise.cli.options import Config, Debug, Device, Json, NoDevice, NoSeed, Quiet
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of an `excise unlearn` run.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of an `excise unlearn` run, or of a run in a ledger.")]
 Places = Annotated[
     list[Path] | None,
     typer.Option("--in", metavar="DIR", help="Look in here, too, and below; repeatable."),

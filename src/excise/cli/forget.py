@@ -13,6 +13,7 @@ from excise import errors, store
 from excise.cli import choices, show, tables
 from excise.cli.stopping import stoppable
 from excise.data import Split
+from excise.data.content import content_commitment
 from excise.masks import Mask
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline import unlearn
@@ -52,7 +53,7 @@ def run(
     request: dict[str, Any] = {
         "command": "unlearn",
         **problem.request,
-        store.DATA: tables.content_of(problem.split),
+        store.DATA: content_commitment(problem.split.train),
         "recipe": recipe,
         "set": sorted(settings or ()),
         "settings": choices.recipe_values(how),

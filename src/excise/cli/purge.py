@@ -12,7 +12,7 @@ from excise import errors
 from excise.cli import show
 from excise.cli.copies import NOT_REACHED, read_run
 from excise.custody import Decided, Wish, decide, find_copies, purge
-from excise.custody.purging import require_quarantine
+from excise.custody.purging import Trouble, recorded_digest, require_quarantine
 from excise.oracles import Bank, default_bank
 
 KEPT_AS_ASKED = "kept as asked"
@@ -43,15 +43,16 @@ def run(
     chosen, left = [one for one in decided if one.how is not None], [one for one in decided if one.how is None]
     done, troubles = (chosen, []) if dry_run else purge(decided, traced, wish, kept)
     _tell(to, done, left, troubles, dry_run=dry_run)
-    undone = troubles or (strict and any(one.why != KEPT_AS_ASKED for one in left))
+    undone = strict and any(one.why != KEPT_AS_ASKED for one in left)
+    codes = [one.exit_code for one in troubles] + [errors.Refused.exit_code] * undone
     return {
         "run": str(run),
         "dry_run": dry_run,
         "purged": [_told(one, how=one.how) for one in done],
         "kept": [_told(one, why=one.why) for one in left],
-        "troubles": troubles,
+        "troubles": [one.told for one in troubles],
         "not_reached": NOT_REACHED,
-    }, errors.Refused.exit_code if undone else 0
+    }, max(codes, default=0)
 
 
 def _told(one: Decided, **more: str | None) -> dict[str, Any]:
@@ -60,14 +61,14 @@ def _told(one: Decided, **more: str | None) -> dict[str, Any]:
         "path": found.path,
         "what": found.what,
         "certainty": found.certainty,
-        "sha256": found.sha256,
+        "sha256": recorded_digest(found),
         "num_bytes": found.num_bytes,
         **more,
     }
 
 
 def _tell(
-    to: Console, done: Sequence[Decided], left: Sequence[Decided], troubles: Sequence[str], *, dry_run: bool
+    to: Console, done: Sequence[Decided], left: Sequence[Decided], troubles: Sequence[Trouble], *, dry_run: bool
 ) -> None:
     would = "Would be " if dry_run else ""
     for one in done:
@@ -76,7 +77,7 @@ def _tell(
     for one in left:
         show.say(to, f"Stays: {one.finding.path} ({one.finding.certainty}, {one.finding.what}): {one.why}")
     for trouble in troubles:
-        show.say(to, f"Not done: {trouble}")
+        show.say(to, f"Not done: {trouble.told}")
     if not done and not troubles:
         show.say(to, "Nothing to take away.")
     show.say(to, NOT_REACHED if not dry_run else f"Nothing was changed. {NOT_REACHED}")

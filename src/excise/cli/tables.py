@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from excise import checks, errors, params, seeds, store
+from excise import checks, errors, params, store
 from excise.cli import offers
 from excise.data import Split
 from excise.data.rows import as_source
@@ -95,21 +95,6 @@ def read_problem(
         "device": device,
     }
     return Problem(network.to(device), fresh, split, request)
-
-
-def content_of(split: Split) -> str | None:
-    """Give a keyed digest of the rows that a network was trained on, ids and content; None where they differ at each reading.
-
-    Random numbers of transforms are lent from one seed. Cost: one reading of every training row.
-    """
-    few = split.train.head(8)
-    with seeds.isolated(0, "content"):
-        once = few.fingerprint()
-    with seeds.isolated(0, "content"):
-        if once != few.fingerprint():
-            return None
-    with seeds.isolated(0, "content"):
-        return store.commitment(torch.tensor(list(bytes.fromhex(split.train.fingerprint())), dtype=torch.uint8))
 
 
 def require_device(words: str) -> None:

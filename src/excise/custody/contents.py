@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 
 from excise import errors, store
+from excise.store.archives import UnreadableError, read_parts
 
 LARGEST_TEXT = 2**24
 """Bytes; a longer text is not read as numbers."""
-LARGEST_PICKLE = 2**23
-"""Bytes of the list of what a `.pt` file holds, about a hundred for each tensor."""
-MOST_PARTS = 10**5
-"""Of a nest of dictionaries and lists."""
-OLDEST_TORCH = (2, 10)
-"""Before it, `weights_only` had holes that ran a file's code (CVE-2025-32434) or wrote past its memory (CVE-2026-24747)."""
 NETWORKS = (
     ".pt",
     ".pth",
@@ -84,6 +79,7 @@ _HEADS = {
     b"ARROW1": "Arrow",
     b"SQLite format 3\0": "an SQLite data base",
 }
+_UNREAD = "cannot be read without running code from it, or is damaged ({})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +134,10 @@ def contents(path: Path, most_bytes: int) -> Contents:
 def _read(path: Path, how: Any) -> Contents:
     try:
         found: Contents = how(path)
+    except UnreadableError as error:
+        return Contents(opaque=_UNREAD.format(error))
     except Exception as error:  # whatever a damaged or hostile file makes a reader raise, it is opaque
-        return Contents(opaque=f"cannot be read without running code from it, or is damaged ({type(error).__name__})")
+        return Contents(opaque=_UNREAD.format(type(error).__name__))
     return found
 
 
@@ -157,29 +155,12 @@ def _zipped(path: Path, most_bytes: int) -> Contents:
         members = archive.infolist()
     if sum(member.file_size for member in members) > most_bytes:
         return Contents(opaque=f"an archive of more than the {most_bytes:,} bytes that are read into memory here")
-    pickles = [member.file_size for member in members if member.filename.endswith("data.pkl")]
-    if pickles and (max(pickles) > LARGEST_PICKLE or torch_release() < OLDEST_TORCH):
-        return Contents(opaque=f"a list of tensors that is too long, or torch older than {OLDEST_TORCH}")
-    if pickles:
-        return _of_torch(torch.load(path, map_location="cpu", weights_only=True), most_bytes)
+    if any(member.filename.endswith("data.pkl") for member in members):
+        return Contents(read_parts(path, most_bytes))
     if members and all(member.filename.endswith(".npy") for member in members):
         with np.load(path, allow_pickle=False) as archive:
             return _of_numpy({name: archive[name] for name in archive.files})
     return Contents(opaque="an archive (zip)")
-
-
-def torch_release() -> tuple[int, ...]:
-    """Give the first two numbers of torch's version."""
-    return tuple(int(number) for number in str(torch.__version__).split(".")[:2])
-
-
-def _of_torch(value: object, most_bytes: int) -> Contents:
-    found = dict(_leaves(value))
-    if any(one.device.type != "cpu" or one.layout != torch.strided for one in found.values()):
-        return Contents(opaque="holds tensors without numbers in rows (sparse, or of no device)")
-    if sum(one.numel() * one.element_size() for one in found.values()) > most_bytes:  # a number may stand for many
-        return Contents(opaque=f"holds tensors of more than {most_bytes:,} bytes")
-    return Contents({name: one.int_repr() if one.is_quantized else one for name, one in found.items()})
 
 
 def _of_numpy(arrays: Mapping[str, np.ndarray]) -> Contents:
@@ -193,23 +174,6 @@ def _of_numpy(arrays: Mapping[str, np.ndarray]) -> Contents:
 def _tensor(value: np.ndarray) -> Tensor:
     native = value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
     return torch.from_numpy(native if native.ndim == 0 or all(step >= 0 for step in native.strides) else native.copy())
-
-
-def _leaves(value: object) -> Iterator[tuple[str, Tensor]]:
-    """Give the tensors of a nest of dictionaries and lists, each with the names on the way to it."""
-    waiting: list[tuple[str, object]] = [("", value)]
-    for _ in range(MOST_PARTS):
-        if not waiting:
-            return
-        name, one = waiting.pop()
-        if isinstance(one, Tensor):
-            yield name or "tensor", one.detach()
-        elif isinstance(one, list | tuple) and len(one) and all(isinstance(number, int | float) for number in one):
-            yield name or "list", torch.tensor(one)
-        elif isinstance(one, Mapping | list | tuple):
-            inner = one.items() if isinstance(one, Mapping) else enumerate(one)
-            waiting += [(f"{name}.{key}" if name else str(key), deeper) for key, deeper in inner]
-    raise ValueError("too many parts")  # a list may hold itself, or the same one many times
 
 
 def _is_text(head: bytes) -> bool:

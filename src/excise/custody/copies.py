@@ -116,8 +116,9 @@ def _of_bank(bank: Bank, traced: Traced) -> Iterator[Finding]:
         busy = store.holder(folder) is not None
         reason = Reason(
             what="a training under way" if busy else "a training that was broken off",
-            why=f"in {folder.name}, which goes when the training is finished; on which rows cannot be told",
-            certainty="unknown" if busy else "likely",
+            why=f"in {folder.name}, which goes when the training is finished, or by `excise bank --prune --kind {UNFINISHED}`; "
+            "on which data cannot be told",
+            certainty="unknown",
         )
         for path in files_in([folder]):
             if not path.is_symlink():
@@ -125,30 +126,37 @@ def _of_bank(bank: Bank, traced: Traced) -> Iterator[Finding]:
 
 
 def network_reason(entry: Entry, traced: Traced) -> Reason | None:
-    """Say what a bank's network saw, from the facts that were kept with it; None if it was trained without the rows."""
-    whole = traced.asked.num_rows
+    """Say what a bank's network saw, from the facts that were kept with it; None if it was trained without the rows.
+
+    What decides is keyed: networks of other data have the same kinds and as many rows.
+    """
     if entry.kind not in KINDS:
         return Reason(
             what="a network that cannot be read", why="damaged, or of another version's form", certainty="unknown"
         )
+    if entry.kind == "oracle" and entry.rows and entry.rows == traced.retained:
+        return None
+    told = f"kind {entry.kind!r} in the bank, {entry.num_rows:,} rows"
+    if entry.data not in traced.data:
+        if entry.data and traced.data:
+            why = f"{told}: not of the content that the run's data had, by its keyed digest"
+            return Reason(what="a network trained on other data", why=why, certainty="unknown")
+        why = f"{told}: on which data was not recorded, in the bank or in the run"
+        return Reason(what="a network trained on unknown data", why=why, certainty="unknown")
     what = {"original": "a network trained on all rows", "half": "a network trained on half of the rows"}.get(
         entry.kind
     )
-    told = f"kind {entry.kind!r} in the bank, {entry.num_rows:,} rows"
-    if entry.num_rows > (-(-whole // 2) if entry.kind == "half" else whole):
-        return Reason(
-            what=what or "a network of another removal", why=f"{told}, more than these data have", certainty="unknown"
-        )
     if what is not None:
-        every = bool(entry.rows) and entry.rows == store.commitment(torch.arange(whole))
-        return Reason(what=what, why=told, certainty="sure" if every else "likely")
+        every = bool(entry.rows) and entry.rows == store.commitment(torch.arange(traced.asked.num_rows))
+        return Reason(what=what, why=f"{told} of the same data", certainty="sure" if every else "likely")
+    if entry.num_rows > traced.num_retained:
+        why = f"{told} of the same data, of which the request retained {traced.num_retained:,}"
+        return Reason(what="a network trained on more rows than were retained", why=why, certainty="likely")
     if not entry.rows or not traced.retained:
         missing = "its rows were not recorded" if not entry.rows else "the ids of the request are not at hand"
         why = f"{told}: {missing}, so that it cannot be told which they were"
         return Reason(what="a network trained without some rows", why=why, certainty="unknown")
-    if entry.rows == traced.retained:
-        return None
-    why = f"{told}: not the ones that this request retained"
+    why = f"{told} of the same data: not the ones that this request retained"
     return Reason(what="a network trained without other rows", why=why, certainty="likely")
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import torch
@@ -60,6 +61,13 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Trouble(NamedTuple):
+    """What could not be taken away and why, in a sentence; and the exit code of the reason."""
+
+    told: str
+    exit_code: int
+
+
 def decide(findings: Sequence[Finding], traced: Traced, wish: Wish) -> list[Decided]:
     """Say what is to be done with each finding. What is `unknown` stays, whatever the wish: it may be anything."""
     return [_decided(one, traced, wish) for one in findings]
@@ -92,7 +100,7 @@ def _is_or_is_in(path: Path, place: Path) -> bool:
 
 def purge(
     decided: Sequence[Decided], traced: Traced, wish: Wish, bank: Bank | None = None
-) -> tuple[list[Decided], list[str]]:
+) -> tuple[list[Decided], list[Trouble]]:
     """Do what was decided and enter it in the run's record.
 
     The record says first what is about to be done, then what was done; so a purge that is killed between two files and
@@ -105,18 +113,18 @@ def purge(
         bank: the one that was looked into; its folders of broken-off trainings go when they are empty.
 
     Returns:
-        What was done; and a sentence for each file that could not be taken away.
+        What was done; and for each file that could not be taken away why.
 
     Raises:
         errors.BadRequest: the quarantine is no folder, lies in the run, or others may look into it.
-        errors.InUse: the run directory is held by another process.
+        errors.InUse: the run directory, or the ledger that the run is of, is held by another process.
         errors.DiskError: the record could not be written.
     """
     chosen = [one for one in decided if one.how is not None]
     if any(one.how == "quarantined" for one in chosen):
         assert wish.quarantine is not None
         require_quarantine(wish.quarantine, traced.run)
-    with store.lock(traced.run):
+    with _held(traced):
         if wish.quarantine is not None:
             store.sweep([wish.quarantine])
         record = store.read_record(traced.run)
@@ -137,13 +145,25 @@ def purge(
     return gone, troubles
 
 
-def _done(chosen: Sequence[Decided], act: Callable[[Decided], None]) -> tuple[list[Decided], list[str]]:
+@contextmanager
+def _held(traced: Traced) -> Iterator[None]:
+    """Hold the run, and before it the ledger that it is of, where a run may be under way that starts from this one."""
+    if traced.ledger is None:
+        with store.lock(traced.run):
+            yield
+        return
+    with store.lock(traced.ledger.directory), store.lock(traced.run):
+        yield
+
+
+def _done(chosen: Sequence[Decided], act: Callable[[Decided], None]) -> tuple[list[Decided], list[Trouble]]:
     gone, troubles = [], []
     for one in chosen:
         try:
             act(one)
-        except (errors.Refused, OSError) as error:
-            troubles.append(f"{one.finding.path}: {error}")
+        except (errors.ExciseError, OSError) as error:
+            code = errors.DiskError.exit_code if isinstance(error, OSError) else error.exit_code
+            troubles.append(Trouble(f"{one.finding.path}: {error}", code))
         else:
             gone.append(one)
     return gone, troubles
@@ -159,10 +179,18 @@ def _act(one: Decided, traced: Traced, wish: Wish, now: str) -> None:
     if one.how == "quarantined":
         assert wish.quarantine is not None
         _put_aside(path, one.finding, wish.quarantine, now)
-    if path.parent == traced.run and path.name in store.read_record(traced.run)["files"]:
-        store.forget_files(traced.run, [path.name])
+    if _in_record(path, traced):
+        store.forget_files(path.parent, [path.name])
         return
     store.remove(path)
+
+
+def _in_record(path: Path, traced: Traced) -> bool:
+    """Say whether a file stands in the record of the run, or of another run of the same ledger."""
+    of_ledger = traced.ledger is not None and traced.ledger.holds(path.parent)
+    if not (of_ledger or path.parent == traced.run) or not (path.parent / store.RECORD).is_file():
+        return False
+    return path.name in store.read_record(path.parent)["files"]
 
 
 def _clear_folders(run: Path, bank: Bank | None) -> None:
@@ -199,13 +227,22 @@ def _put_aside(path: Path, finding: Finding, quarantine: Path, now: str) -> None
     listed = store.read_json(quarantine / LIST) if (quarantine / LIST).is_file() else []
     told = {
         "sha256": finding.sha256,
-        "from": str(path.absolute()),
+        "from": hide(str(path.absolute())),
         "what": finding.what,
         "why": finding.why,
         "when": now,
     }
     if not any(one.get("sha256") == told["sha256"] and one.get("from") == told["from"] for one in listed):
         store.write_json(quarantine / LIST, [*listed, told])
+
+
+def origin(entry: dict[str, Any]) -> Path:
+    """Give where a file in quarantine came from, by its entry in `LIST`; only where it was put aside, by who did so.
+
+    Raises:
+        errors.BadRequest: under another key than that of this machine and user.
+    """
+    return Path(reveal(entry["from"]))
 
 
 def _copy(path: Path, copy: Path) -> None:

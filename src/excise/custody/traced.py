@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +11,18 @@ import msgspec
 import torch
 from torch import Tensor
 
-from excise import errors, store
+from excise import errors, params, store
 from excise.custody.contents import original_weights
+from excise.custody.lives import LEDGER, MODEL, PATCH, RELEASED, LedgerRun
 from excise.custody.network import Network
 from excise.custody.rows import RowCounts
 
-MODEL, PATCH = "model.safetensors", "patch.safetensors"
 ROWS = "rows.json"
 """Results of single rows, which an audit writes if asked to."""
-_RELEASED = re.compile(r"run\.json|audit[\w.-]*\.json|report\.html|receipts?[\w.-]*\.jsonl?|\.lock")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the copies need to know of the request of a run."""
+    """What the copies need to know of the request of a run, or of a ledger's run; what is not known is empty, or None."""
 
     command: str
     weights: str = ""
@@ -33,6 +31,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     num_forget: int = 0
     forget: str = ""
     forget_commitment: str = ""
+    data_commitment: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,11 @@ class Traced:
         network: the weights before and after.
         rows: counts, and how to tell the rows by their keyed digest.
         retained: keyed digest of the rows that stayed; empty where the ids are not at hand.
+        num_retained: how many those are.
         released: files of the run that stay: network, mask, patch, record, audit, page, receipts.
+        data: keyed digests of the content of the rows that the original, or an earlier network of the ledger, was trained on;
+            none where that was not recorded.
+        ledger: what the ledger's book says of a run of `excise ledger`; None for one of `excise unlearn`.
     """
 
     run: Path
@@ -53,16 +56,20 @@ class Traced:
     network: Network
     rows: RowCounts
     retained: str
+    num_retained: int
     released: frozenset[Path]
+    data: frozenset[str]
+    ledger: LedgerRun | None = None
 
     @classmethod
     def of(cls, run: Path, forget: Tensor | None = None) -> Traced:
         """Read a run directory.
 
         Args:
-            run: of `excise unlearn`, finished.
+            run: of `excise unlearn` or `excise ledger`, finished.
             forget: int64 ids that were to be forgotten, ascending; without them it cannot be told of a network which was
-                trained without some rows whether they were these.
+                trained without some rows whether they were these. A ledger holds no ids: those of one of its runs are held
+                against their number alone, and without them no list of rows is told by what it holds.
 
         Raises:
             errors.BadRequest: not the directory of such a run, or other rows than its own.
@@ -70,32 +77,39 @@ class Traced:
         """
         if not (run / store.RECORD).is_file():
             raise errors.BadRequest(
-                f"expected the directory of an `excise unlearn` run, found no {store.RECORD} in {run}"
+                f"expected the directory of an `excise unlearn` or `excise ledger` run, found no {store.RECORD} in {run}"
             )
         record = store.read_record(run)
         asked = read_asked(run, record)
-        if forget is not None and store.commitment(forget) != asked.forget_commitment:
+        ledger = LedgerRun.of(run, record) if asked.command == LEDGER else None
+        if ledger is not None:
+            asked = _asked_of(ledger, asked, forget)
+        elif forget is not None and store.commitment(forget) != asked.forget_commitment:
             raise errors.BadRequest(
                 f"the ids given are not those that {run} was made with (or this machine has not the key they were recorded "
                 "under); give the same file, where the run was made"
             )
-        patched = run / PATCH
-        digest = store.read_metadata(patched).get("base_digest", "") if patched.is_file() else ""
         after = store.read_tensors(run / MODEL)[0]
         counts = RowCounts(
             asked.num_rows, asked.num_forget, lambda ids: store.commitment(ids) == asked.forget_commitment
         )
+        known = forget is not None and (ledger is None or not ledger.num_before)
         return cls(
             run=run,
             asked=asked,
-            network=Network.of(_original(asked), after, digest),
+            network=Network.of(_original(asked), after, _digest_before(run, ledger)),
             rows=counts,
-            retained="" if forget is None else store.commitment(_others(forget, asked.num_rows)),
+            retained=store.commitment(_others(forget, asked.num_rows)) if forget is not None and known else "",
+            num_retained=asked.num_rows - asked.num_forget - (0 if ledger is None else ledger.num_before),
             released=frozenset(_released(run, record)),
+            data=frozenset(filter(None, [asked.data_commitment])) if ledger is None else ledger.data,
+            ledger=ledger,
         )
 
     def released_in(self, folder: Path) -> frozenset[Path]:
-        """Give what another run released in a folder that answered this very request: the same weights, the same rows."""
+        """Give what stays in another folder: what a run of this very request released; what this run's ledger goes on with."""
+        if self.ledger is not None and self.ledger.holds(folder):
+            return frozenset(self.ledger.staying(folder))
         if not (folder / store.RECORD).is_file():
             return frozenset()
         try:
@@ -112,7 +126,7 @@ class Traced:
 
 
 def read_asked(run: Path, record: Mapping[str, Any]) -> Asked:
-    """Give what was asked for in a run of `excise unlearn`.
+    """Give what was asked for in a run of `excise unlearn`; of one of `excise ledger` what its record says of that.
 
     Raises:
         errors.BadRequest: a run of another command.
@@ -122,11 +136,44 @@ def read_asked(run: Path, record: Mapping[str, Any]) -> Asked:
         asked = msgspec.convert(record.get("request"), Asked)
     except msgspec.ValidationError as error:
         raise errors.Corrupt(f"{run / store.RECORD} is not a record that this version can read: {error}") from error
-    if asked.command != "unlearn":
+    if asked.command not in ("unlearn", LEDGER):
         raise errors.BadRequest(
-            f"expected the directory of an `excise unlearn` run, found one of {asked.command!r} in {run}"
+            f"expected the directory of an `excise unlearn` or `excise ledger` run, found one of {asked.command!r} in {run}"
         )
     return asked
+
+
+def _asked_of(ledger: LedgerRun, asked: Asked, forget: Tensor | None) -> Asked:
+    """Complete a request from the ledger's book."""
+    if forget is not None and (len(forget) != ledger.num_forget or int(forget.max()) >= ledger.num_rows):
+        raise errors.BadRequest(
+            f"expected the ids of the {ledger.num_forget:,} rows (of {ledger.num_rows:,}, exact copies included) that run "
+            f"{ledger.number} of the ledger was to forget, found {len(forget):,}, the highest {int(forget.max()):,}; give "
+            "those, or none"
+        )
+    path = Path(ledger.weights)
+    return msgspec.structs.replace(
+        asked,
+        weights=ledger.weights,
+        weights_sha256=store.file_digest(path) if _holds(path, ledger.original) else "",
+        num_rows=ledger.num_rows,
+        num_forget=ledger.num_forget,
+        forget_commitment="" if forget is None else store.commitment(forget),
+    )
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Say whether a file holds the network of a digest."""
+    state = original_weights(path) if path.is_file() else None
+    return state is not None and params.digest(state) == digest
+
+
+def _digest_before(run: Path, ledger: LedgerRun | None) -> str:
+    """Give the digest of the original network, as it was recorded."""
+    if ledger is not None:
+        return ledger.original
+    patched = run / PATCH
+    return store.read_metadata(patched).get("base_digest", "") if patched.is_file() else ""
 
 
 def _original(asked: Asked) -> Mapping[str, Tensor] | None:
@@ -146,5 +193,5 @@ def _others(ids: Tensor, num_rows: int) -> Tensor:
 def _released(run: Path, record: Mapping[str, Any]) -> Iterator[Path]:
     for path in run.iterdir():
         listed = path.name in record["files"] and path.name != ROWS
-        if (listed or _RELEASED.fullmatch(path.name)) and not path.is_symlink():
+        if (listed or RELEASED.fullmatch(path.name)) and not path.is_symlink():
             yield path.resolve()

@@ -18,6 +18,7 @@ from torch import nn
 
 from excise import errors, params, store
 from excise.data import Split
+from excise.data.content import content_commitment
 from excise.ledger.entries import Run
 from excise.lifecycle.drift import fell_too_far
 from excise.lifecycle.entering import drift_of, entered
@@ -189,7 +190,8 @@ def _split(work: Work) -> Split:
 def _unlearned(work: Work, before: nn.Module, split: Split) -> tuple[Unlearned, dict[str, Any]]:
     """Unlearn and keep the result, or take what an earlier call has kept."""
     roots = {one.id: one.root for one in work.requests()}
-    request = {"command": "ledger", "run": work.run.id, "requests": roots, **work.run.asked}
+    data = content_commitment(split.train)
+    request = {"command": "ledger", "run": work.run.id, "requests": roots, store.DATA: data, **work.run.asked}
     store.sweep([work.directory, work.directory / store.CHECKPOINTS])
     directory = store.RunDirectory(work.directory, request)
     kept = Checkpoints(directory.path / store.CHECKPOINTS, work.checkpoint_seconds, fingerprint=directory.digest)

@@ -8,9 +8,11 @@ is, `Bank.prune` removes it. (Removing a file takes its name away; what the disk
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -75,6 +77,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         seed: of its initial weights and its batches.
         rows: keyed digest of the ids of the rows it was trained on, see `store.commitment`, so that who holds the key and the
             ids can tell what it has seen and nobody else can; empty where it was not recorded.
+        data: keyed digest of the rows that the network under audit was trained on; empty where it was not recorded.
     """
 
     key: str
@@ -87,6 +90,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     seed: int = 0
     rows: str = ""
+    data: str = ""
 
 
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +105,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     num_rows: int
     created: datetime
     rows: str = ""
+    data: str = ""
 
 
 def default_bank() -> Path:
@@ -130,13 +135,15 @@ class Bank:
 
     Args:
         directory: made when the first network is kept.
+        data: `excise.data.content.content_commitment` of the rows that the network under audit was trained on; kept with each
+            network, since `excise purge` leaves those of other or unknown data. No part of what is found.
 
     Raises:
         errors.BadRequest: a file stands there.
     """
 
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+    def __init__(self, directory: str | Path, *, data: str | None = None) -> None:
+        self.directory, self.data = Path(directory), data
         self._used: set[str] = set()
         if self.directory.exists() and not self.directory.is_dir():
             raise errors.BadRequest(f"bank: expected a directory, found a file at {self.directory}; name another")
@@ -212,6 +219,7 @@ class Bank:
             "excise": __version__,
             "torch": str(torch.__version__),
             **({} if rows is None else {"rows": store.commitment(rows)}),
+            **({} if self.data is None else {"data": self.data}),
         }
         store.write_tensors(self._path(key), trained.state, {**told, "seal": _seal(key, trained.state, told)})
         self._used.add(key)
@@ -317,12 +325,13 @@ class Bank:
                 continue
             try:
                 found = path.stat()
+                num_bytes = _size(path) if stat.S_ISDIR(found.st_mode) else found.st_size
                 told = store.read_metadata(path) if _NAME.fullmatch(path.name) else {}
             except FileNotFoundError:  # removed, or given its name, by another process just now
                 continue
             except errors.BadData:
                 told = {}
-            yield path, _entry(path, key, found, told)
+            yield path, _entry(path, key, num_bytes, found.st_mtime, told)
 
 
 def entry_of(told: Mapping[str, str], key: str, num_bytes: int) -> Entry | None:
@@ -341,17 +350,25 @@ def entry_of(told: Mapping[str, str], key: str, num_bytes: int) -> Entry | None:
         seconds=known.seconds,
         seed=known.seed,
         rows=known.rows,
+        data=known.data,
     )
 
 
-def _entry(path: Path, key: str, found: os.stat_result, told: Mapping[str, str]) -> Entry:
-    known = entry_of(told, key, found.st_size)
+def _entry(path: Path, key: str, num_bytes: int, written: float, told: Mapping[str, str]) -> Entry:
+    known = entry_of(told, key, num_bytes)
     if known is not None:
         return known
     kind = UNREADABLE if _NAME.fullmatch(path.name) else UNFINISHED
-    written = datetime.fromtimestamp(found.st_mtime, UTC)
-    size = sum(one.stat().st_size for one in path.iterdir()) if path.is_dir() else found.st_size
-    return Entry(key=key, kind=kind, num_bytes=size, created=written)
+    return Entry(key=key, kind=kind, num_bytes=num_bytes, created=datetime.fromtimestamp(written, UTC))
+
+
+def _size(folder: Path) -> int:
+    """Give the bytes of a training's checkpoints; those that it replaces meanwhile are left out."""
+    total = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def _key_of(path: Path) -> str | None:

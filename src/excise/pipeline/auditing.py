@@ -13,6 +13,7 @@ from msgspec import structs
 from torch import nn
 
 from excise import checks, errors, params, recipes, seeds
+from excise.data.content import content_commitment
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import Measure
@@ -104,7 +105,10 @@ def audit(
     _require_kinds(unlearned, split, plan, tier, effect, oracles)
     _require_options(goal, canaries, search, original, seed)
     started, task = time.perf_counter(), Task(forward, loss)
-    held = Bank.of(bank.directory if isinstance(bank, Bank) else bank)  # what this audit uses of it, and no other
+    held = None  # what this audit uses of the bank, and no other
+    if bank is not None:
+        data = None if tier == "T0" else content_commitment(split.train)
+        held = Bank(bank.directory if isinstance(bank, Bank) else bank, data=data)
     inner = params.unwrapped(unlearned.model)
     before = params.unwrapped(original) if original is not None else unlearned.patch.revert(inner)
     build = untrained(inner, before, fresh)

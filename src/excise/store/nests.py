@@ -47,5 +47,5 @@ def leaves(value: object, kind: type[_Leaf]) -> dict[str, _Leaf | Tensor]:
 def _numbers(values: Sequence[float]) -> Tensor:
     try:
         return torch.tensor(values)
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, ValueError) as error:
         raise ValueError("a list of numbers that no tensor holds") from error
