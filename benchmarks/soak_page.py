@@ -53,6 +53,7 @@ AFTER = """
 
 - A network file system may not carry the kernel's locks between machines; then two machines are not kept apart.
 - What the disk says is synced is taken to be so. Power cuts were not tried, only processes killed.
+- POSIX systems only. On macOS a sync does not reach through the drive's own cache.
 - Hashes find accidents. Who can write to a directory can write a new record for what they changed; a receipt in an exported
   ledger is what shows that.
 - Bits are the same for the same versions, kind of processor and number of threads; the record names them.

@@ -2,9 +2,8 @@
 
     python verify.py receipt.json --weights model.safetensors --log receipts.jsonl --head head.json --audit audit.json
 
-A receipt is one JSON object in one form only (`canonical`), with the SHA-256 of all else in it and that of the receipt before
-it: a log of them is a chain. A log alone does not show that its end was cut off or that its owner wrote it anew; a head
-(`{"seq", "hash"}`) does that was exported before and kept elsewhere.
+A receipt is one JSON object in one form only (`canonical`), with its own SHA-256 and that of the one before: a log is a chain.
+That its end was cut off, or that its owner wrote it anew, is shown by a head (`{"seq", "hash"}`) that was exported before.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 Place = str | os.PathLike[str]
-Maybe = Place | None
+At = Place | None
 Head = str | Mapping[str, Any] | None
 
 GENESIS = "sha256:" + 64 * "0"  # what stands for the receipt before the first
@@ -35,21 +34,14 @@ LIMITS = (
     "Whoever holds the log and its keys can write another history; only a head of the log that was given away before shows it.",
 )
 """What every receipt says about itself."""
-UNSEEN = {
-    "weights": "the weights were not looked at",
-    "log": "a receipt that was written anew, or stands in no log, would not be noticed",
-    "head": "entries cut off a log's end, or a log written anew, would not be noticed",
-    "audit": "the numbers were not held against the audit's own file",
-}
-"""What is not seen where a file is not given."""
+UNSEEN = {"weights": "the weights were not looked at", "audit": "the audit's own file was not looked at"}
+UNSEEN |= {"log": "a receipt written anew would not be noticed", "head": "a log written anew or cut off would not be"}
 REASONS, VERDICTS = "erasure|mislabel|poison", "PASS|FAIL|INCONCLUSIVE|INVALID"
 MAX_RECEIPT_BYTES, MAX_HEADER_BYTES, MAX_AUDIT_BYTES, MAX_LOG_BYTES = 1 << 20, 16 << 20, 32 << 20, 1 << 30
 MAX_VALUES = 1_500_000  # one takes 2 bytes of JSON and up to 200 in memory
 _CONTROLS = {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
 _ALPHA, _FEWEST_MODELS, _LEVEL_APART = 0.05, 4, {"canaries": 1e-3}  # the last has an exact null of its own
-_WORDS = re.compile(
-    rb"(?<![_.])(?:proof|certif|complian|guarante)[a-z]*(?![a-z_]|\.[a-z0-9])"
-)  # but no names of modules
+_WORDS = re.compile(rb"(?<![_.])(?:proof|certif|complian|guarante)[a-z]*(?![a-z_]|\.[a-z0-9])")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 _DAY = "[0-9]{4}(-[0-9]{2}){2}"
@@ -160,18 +152,6 @@ def receipt_faults(receipt: Any) -> list[str]:
     return found + (_against_pass(receipt["audit"]) if receipt["audit"]["verdict"] == "PASS" else [])
 
 
-def saying(receipt: Place) -> str | None:
-    """Say what a receipt says: verdict, requests and rows, network, time, claim; None where nothing in it can be believed."""
-    told, found = entry_faults(_content(receipt, MAX_RECEIPT_BYTES + 1).removesuffix(b"\n"))
-    if found:
-        return None
-    counts = f"{len(told['requests'])} request(s), {sum(one['num_rows'] for one in told['requests'])} row(s)"
-    return (
-        f"receipt {told['seq']} of {told['time']} says: {told['audit']['verdict']}, for {counts}; the network is "
-        f"{told['model_after']}; the claim is {told['claim']}: which procedure ran, and what was measured"
-    )
-
-
 def _field_faults(value: Any, kind: Any, where: str) -> list[str]:
     if type(kind) is str:
         return [] if _is(value, kind) else [f"field '{where}' is not of its kind: {kind}"]
@@ -228,10 +208,7 @@ def entry_faults(content: bytes) -> tuple[Any, list[str]]:
 
 
 def log_faults(content: bytes, head: Mapping[str, Any] | None = None) -> list[str]:
-    """Say what is wrong with a log: the first bad entry by its number, counted from 1, and what speaks against it.
-
-    Each entry's bytes are held against its hash, and the chain is followed. A head shows more; the log may have grown since.
-    """
+    """Say what is wrong with a log: its first bad entry, counted from 1. With a head more is seen; it may have grown since."""
     *lines, rest = content.split(b"\n")
     hashes = [GENESIS]
     for seq, line in enumerate(lines, 1):
@@ -263,9 +240,8 @@ def _link(line: bytes) -> tuple[int, str, str, str]:
 def head_of(given: Head) -> dict[str, Any]:
     """Give an exported head as `{"seq", "hash"}`, from such values, `SEQ:HASH` or a JSON file; else `Unreadable`."""
     if isinstance(given, str):
-        typed = re.fullmatch(r"(\d{1,18}):(?:sha256:)?([0-9a-f]{64})", given)
-        miswritten = not typed and re.match(r"\d+:", given)
-        given = {"seq": int(typed[1]), "hash": f"sha256:{typed[2]}"} if typed else miswritten or parsed(_content(given))
+        typed = re.fullmatch(r"(\d{1,18}):(?:sha256:)?(.*)", given)
+        given = {"seq": int(typed[1]), "hash": f"sha256:{typed[2]}"} if typed else parsed(_content(given))
     if not isinstance(given, Mapping) or not _is(given.get("seq"), "count") or not _is(given.get("hash"), "hash"):
         raise Unreadable(
             'expected a head as SEQ:HASH (64 digits of 0-9a-f), or a file with {"seq": number, "hash": "sha256:..."}'
@@ -274,10 +250,7 @@ def head_of(given: Head) -> dict[str, Any]:
 
 
 def model_digest(path: Place) -> str:
-    """Give the SHA-256 over names (sorted), types, shapes and bytes of a safetensors file's tensors, reading it in pieces.
-
-    `Unreadable` are a long header, or not strict JSON; tensors with overlaps, holes, other sizes; names that no network has.
-    """
+    """Give the SHA-256 over names (sorted), types, shapes and bytes of a safetensors file's tensors; else `Unreadable`."""
     running = hashlib.sha256()
     with _opened(path) as file:
         tensors, begin = _tensors(file)
@@ -340,19 +313,12 @@ def audited(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def faults(
-    receipt: Place,
-    *,
-    weights: Maybe = None,
-    log: Maybe = None,
-    head: Head = None,
-    audit: Maybe = None,
-    record: Maybe = None,
+    receipt: Place, *, weights: At = None, log: At = None, head: Head = None, audit: At = None, record: At = None
 ) -> list[str]:
     """Say what speaks against a receipt (a file with one canonical line), in sentences; none if it is valid.
 
-    Beside it may be given the safetensors file of the model after, the log that it stands in, a head of that log, the run's
-    `audit.json`, and a file with the path from one record to a root (`excise.ledger.Inclusion.to_dict`). A head that is
-    none is `Unreadable`, a file that cannot be read an `OSError`.
+    Beside it may be given the safetensors file of the model after, the log, a head of it, the run's `audit.json`, and a
+    record's path to a root (`excise ledger show-record`). `Unreadable` is a head that is none; `OSError`, what cannot be read.
     """
     content, top = _content(receipt, MAX_RECEIPT_BYTES + 1), None if head is None else head_of(head)
     held, found = entry_faults(content.removesuffix(b"\n"))
@@ -395,16 +361,21 @@ def _audit_faults(receipt: dict[str, Any], path: Path) -> list[str]:
 def _record_faults(receipt: dict[str, Any], path: Path) -> list[str]:
     told = parsed(_content(path))
     root = root_from(bytes.fromhex(told["leaf"]), [(side, bytes.fromhex(beside)) for side, beside in told["path"]])
-    known = [one["forget_commit"] for one in receipt["requests"]]
-    return [] if root in known else [f"it leads to {root}, which is no root of the receipt"]
+    there = any(root == one["forget_commit"] for one in receipt["requests"])
+    return [] if there else [f"it leads to {root}, which is no root of the receipt"]
 
 
 _BESIDE = {"weights": _weights_faults, "audit": _audit_faults, "record": _record_faults}
 
 
-def unseen(given: Mapping[str, Any]) -> list[str]:
-    """Say what was not looked at, by the options that were not given."""
-    return [f"no --{name}: {said}" for name, said in UNSEEN.items() if given[name] is None]
+def outlook(receipt: Place, given: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Give what a receipt says in one line, empty where it cannot be believed, and what was not looked at (None in `given`)."""
+    told, found = entry_faults(_content(receipt, MAX_RECEIPT_BYTES + 1).removesuffix(b"\n"))
+    notes = [f"no --{name}: {one}" for name, one in UNSEEN.items() if given[name] is None]
+    if found:
+        return "", notes
+    of = f"requests: {len(told['requests'])}; rows: {sum(one['num_rows'] for one in told['requests'])}"
+    return f"{told['audit']['verdict']}; {of}; network: {told['model_after']}; {told['time']}; claim: {CLAIM}", notes
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -417,12 +388,11 @@ def main(words: Sequence[str] | None = None) -> int:
     asked = vars(parser.parse_args(words))
     as_json = asked.pop("json")
     try:
-        found, said = faults(**asked), saying(asked["receipt"])
-    except (OSError, Unreadable, MemoryError) as error:
+        found, (said, notes) = faults(**asked), outlook(asked["receipt"], asked)
+    except (OSError, ValueError, MemoryError) as error:
         parser.error(ascii(str(error))[1:-1])
-    notes = unseen(asked)
     told = {"valid": not found, "says": said, "reasons": found, "notes": notes}
-    text = "\n  ".join([*([said] if said else []), "not valid" if found else "valid", *found, *notes])
+    text = "\n  ".join([*[said] * bool(said), "not valid" if found else "valid", *found, *notes])
     sys.stdout.write(f"{json.dumps(told) if as_json else text}\n")
     return 0 if not found else 6 if any(isinstance(one, Mismatch) for one in found) else 3
 

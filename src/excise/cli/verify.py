@@ -29,15 +29,14 @@ def run(
     """
     try:
         found = verify.faults(receipt, weights=weights, log=log, head=head, audit=audit, record=record)
-        said = verify.saying(receipt)
+        said, notes = verify.outlook(receipt, {"weights": weights, "log": log, "head": head, "audit": audit})
     except OSError as error:
         raise errors.BadData(f"{error.filename} cannot be read: {error.strerror}") from error
-    except verify.Unreadable as error:
+    except ValueError as error:
         raise errors.BadRequest(str(error)) from error
     if replay is not None:
         found = [*found, *replay_faults(receipt, replay, device, quiet=quiet)]
-    notes = verify.unseen({"weights": weights, "log": log, "head": head, "audit": audit})
     to = show.console(quiet=quiet)
-    show.say(to, "\n".join([*([said] if said else []), f"{receipt} is {'not ' if found else ''}valid", *found, *notes]))
+    show.say(to, "\n".join([*[said] * bool(said), f"{receipt} is {'not ' if found else ''}valid", *found, *notes]))
     code = 0 if not found else 6 if any(isinstance(one, verify.Mismatch) for one in found) else 3
     return {"valid": not found, "says": said, "reasons": found, "notes": notes}, code

@@ -16,6 +16,7 @@ VERSION = 1
 ORACLE = "retrain-without-forget"
 """What the audit held the network against: networks retrained without the rows."""
 
+_ONCE = ("seq", "prev", "hash")
 _METRIC = tuple(verify.FIELDS["audit"]["metrics"][0])
 
 
@@ -47,7 +48,8 @@ def receipt(
 ) -> dict[str, Any]:
     """Give a receipt without its hash, for `Log.append`, which gives `seq` and `prev` and adds the hash.
 
-    Digests are given as hexadecimal SHA-256, with or without `sha256:` before it. Numbers that are not finite become null.
+    Digests are given as hexadecimal SHA-256, with or without `sha256:` before it. Numbers that are not finite become null;
+    settings of the names seq, prev and hash, which stand once in a receipt, get a `_` behind them.
 
     Args:
         seq: number of the entry, counted from 1.
@@ -80,8 +82,6 @@ def receipt(
     plain = _plain(
         {
             "v": VERSION,
-            "seq": seq,
-            "prev": prev,
             "time": f"{moment.isoformat(timespec='seconds')}Z",
             "claim": CLAIM,
             "oracle": ORACLE,
@@ -105,7 +105,7 @@ def receipt(
             "limits": [*LIMITS, *further_limits],
         }
     )
-    return dict(plain)
+    return {**plain, "seq": seq, "prev": prev}
 
 
 def _audit(audit: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _hash(digest: str) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _plain(held) for name, held in value.items()}
+        return {f"{name}_" if name in _ONCE else name: _plain(held) for name, held in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(held) for held in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
