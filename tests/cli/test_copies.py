@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,7 +54,7 @@ def test_copies_are_listed_with_reasons_and_nothing_is_touched(finished, capsys)
     before = tree(finished)
     found, code, said = listed(capsys, places=[Path("old")])
     assert code == 0 and tree(finished) == before
-    assert found.keys() == {"run", "findings", "counts", "looked_into", "not_reached"}
+    assert found.keys() == {"run", "findings", "counts", "looked_into", "not_reached", "not_looked_for"}
     kept = f"nets/{ORIGINAL}.safetensors"
     assert paths(found) == {"old/best.safetensors": "sure", "w.safetensors": "sure", kept: "sure"}
     assert found["counts"] == {"sure": 3} and found["looked_into"] == ["run", "nets", "old"]
@@ -61,6 +62,7 @@ def test_copies_are_listed_with_reasons_and_nothing_is_touched(finished, capsys)
         assert one["sha256"] == f"sha256:{store.file_digest(Path(one['path']))}"
         assert f"{one['certainty']}: {one['path']} ({one['what']}, " in said.out and one["why"] in said.out
     assert "Backups, snapshots" in said.out and "Looked into run, nets, old, and nowhere else." in said.out
+    assert said.out.endswith(f"{command.NOT_LOOKED_FOR}\n") and "Copies of the rows themselves" in said.out
     assert not re.search(r"proof|certif|guarant|compliant", said.out, re.IGNORECASE)
     assert listed(capsys, places=[Path("old")], quiet=True)[2] == ("", "")
 
@@ -86,6 +88,25 @@ def test_ids_that_moved_are_asked_for_and_given(finished, capsys):
         listed(capsys, forget=Path("ids.txt"))
     with pytest.raises(errors.BadSplit, match="--forget: expected a file of row ids"):
         listed(capsys, forget=Path("gone.txt"))
+
+
+def test_copies_of_the_rows_are_found_with_the_data_at_hand(finished, capsys):
+    np.save("raw.npy", mine.train()[0][[0, 20, 40]].numpy())
+    places = [Path("raw.npy")]
+    found, _, said = listed(capsys, places=places)
+    assert "raw.npy" not in paths(found) and found["not_looked_for"] == command.NOT_LOOKED_FOR
+    found, _, said = listed(capsys, places=places, data="mine:train")
+    assert paths(found)["raw.npy"] == "sure" and "3 of 3 lines hold just what a row to forget holds" in said.out
+    assert said.out.endswith(f"{command.LOOKED_FOR}\n") and found["not_looked_for"] == command.LOOKED_FOR
+    with pytest.raises(
+        errors.BadRequest, match=r"--data: expected the training data of run, found 150 rows, and row 180 was"
+    ):
+        listed(capsys, data="mine:test")
+    (finished / "ids.txt").unlink()
+    with pytest.raises(
+        errors.BadRequest, match="--data: which rows run was to forget is not known here; give their ids"
+    ):
+        listed(capsys, data="mine:train")
 
 
 def test_what_is_no_run_is_refused(finished, capsys):

@@ -1,7 +1,10 @@
 """`excise fsck`: each file in a line, and an exit code that says whether any is damaged."""
 
+from collections import Counter
+
 import pytest
 
+from excise.cli.fsck import _summed_up
 from tests.cli.project import tree
 
 
@@ -32,6 +35,19 @@ def test_a_changed_file_is_6_with_what_to_do(finished, excise):
     )
     assert "; take it from a backup, or remove the directory and give the same command again)" in done.out
     assert done.out.endswith("3 files are what the record says, 1 damaged.\n")
+
+
+def test_of_a_run_that_is_unfinished_no_number_of_sound_files_is_told(finished, excise):
+    (finished / "run" / "run.json").unlink()
+    done = excise("fsck", "run")
+    assert done.code == 0 and "0 files" not in done.out
+    assert done.out.endswith("Unfinished: no record says yet what the files are to be, none damaged.\n")
+
+
+def test_what_could_not_be_checked_and_what_is_unfinished_is_counted():
+    assert _summed_up(Counter(sound=1, unfinished=2, unchecked=3, damaged=4)) == (
+        "1 file is what the record says, 2 unfinished, 3 not to be checked, 4 damaged."
+    )
 
 
 def test_json_lists_every_file_and_says_whether_all_are_sound(finished, excise):

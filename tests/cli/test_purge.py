@@ -1,9 +1,11 @@
 """`excise purge` on a real run: the released network and what speaks of it stay; the exit code tells what is left."""
 
 import json
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from excise import errors, store
@@ -39,6 +41,7 @@ def called(capsys, **options):
         "keep": None,
         "dry_run": False,
         "strict": False,
+        "also_released": False,
         "quiet": False,
     }
     found, code = command.run(**{**given, **options})
@@ -180,6 +183,48 @@ def test_wishes_that_contradict_one_another_change_nothing(finished, capsys):
     with pytest.raises(errors.BadRequest, match="--quarantine: run/hidden lies in the run directory"):
         called(capsys, quarantine=Path("run/hidden"), dry_run=True)
     assert tree(finished) == before
+
+
+def test_copies_of_the_rows_go_with_the_data_at_hand(finished, excise):
+    np.save("old/raw.npy", mine.train()[0][[0, 20, 40]].numpy())
+    words = ["purge", "run", "--in", "old/raw.npy", "--bank", "nets", "--remove", "--json"]
+    assert "old/raw.npy" not in purged(excise(*words).json) and (finished / "old" / "raw.npy").is_file()
+    done = excise(*words, "--data", "mine:train")
+    assert done.code == 0 and purged(done.json) == {"old/raw.npy"} and not (finished / "old" / "raw.npy").exists()
+
+
+def test_a_name_that_is_no_utf8_is_listed_and_put_aside(finished, excise):
+    name = "old/" + os.fsdecode(b"bad" + bytes([255]))
+    (finished / name).write_bytes((finished / "ids.txt").read_bytes())
+    assert "sure: old/bad\\udcff (a list of the forgotten rows" in excise("copies", "run", "--in", name).out
+    done = excise("purge", "run", "--in", name, "--bank", "nets", "--quarantine", "aside", "--json")
+    assert done.code == 0 and name in purged(done.json) and not (finished / name).exists()
+
+
+def test_what_is_not_there_to_be_kept_or_holds_the_run_is_2_and_changes_nothing(finished, excise):
+    before = tree(finished)
+    done = excise("purge", "run", "--in", "old", "--remove", "--bank", "nets", "--keep", "old/bset.safetensors")
+    assert done.code == 2 and "--keep: expected a folder or a file, found nothing at old/bset.safetensors" in done.err
+    for name in (".", "..", "", "nets/aside"):
+        assert excise("purge", "run", "--in", "old", "--bank", "nets", "--quarantine", name).code == 2
+    assert tree(finished) == before
+
+
+def test_the_network_in_use_of_a_ledger_and_other_runs_stay_unless_they_are_named(life, excise, unlearn):
+    assert unlearn("--recipe", "Nothing", "--quiet").code == 0
+    words = ["purge", "run", "--in", ".", "--bank", "nets", "--remove", "--json"]
+    in_use = "life/runs/0002/model.safetensors"
+    planned = excise(*words, "--dry-run")
+    kept = {one["path"]: one["why"] for one in planned.json["kept"]}
+    assert kept[in_use] == "released by life/runs/0002; --also-released takes it, too"
+    assert {one["path"]: one["needed_by"] for one in planned.json["purged"]}["w.safetensors"] == "run, life"
+    assert in_use in purged(excise(*words, "--dry-run", "--also-released").json)
+    done = excise(*words, "--keep", "w.safetensors")
+    assert done.code == 0 and "old/best.safetensors" in purged(done.json)
+    assert excise("ledger", "status", "life").code == 0 and excise("fsck", "life").code == 0
+    said = excise("copies", "run", "--in", "life", "--bank", "nets").out
+    assert "Released by life/runs/0002: purge leaves it without --also-released." in said
+    assert "Another audit, or a replay, of" in excise("copies", "run", "--in", ".", "--bank", "nets").out
 
 
 LIFE = {"--model": "mine:make", "--weights": "w.safetensors", "--data": "mine:train", "--test": "mine:test"}

@@ -1,6 +1,7 @@
 """Every damaged file is found, with what to do about it, and nothing that is as it should be is called damaged."""
 
 import hashlib
+import json
 import os
 import sqlite3
 
@@ -8,7 +9,7 @@ import msgspec
 import pytest
 import torch
 
-from excise import errors, store
+from excise import errors, store, verify
 from excise.custody.checking import check
 from excise.data.rows import Rows
 from excise.ledger.book import Book
@@ -287,7 +288,74 @@ def test_a_ledger_that_was_being_opened_is_unfinished(tmp_path, ledger):
     database.close()
     assert (begun / "book.sqlite").stat().st_size and states(check(begun)) == {"begun": "unfinished"}
     (begun / "book.sqlite").write_bytes(b"no database at all, and long enough")
-    assert states(check(begun)) == {"book.sqlite": "damaged"}
+    assert states(check(begun)) == {"book.sqlite": "damaged", "manifest.bin": "unchecked"}
+
+
+def rewritten(log, **changes):
+    """Give the last receipt other fields, under a hash that fits them, as whoever changes it would."""
+    told = json.loads(log.read_bytes().splitlines()[-1])
+    told = {name: value for name, value in {**told, **changes}.items() if name != "hash" and value is not None}
+    log.write_bytes(verify.canonical({**told, "hash": verify.digest_of(verify.canonical(told))}) + b"\n")
+
+
+@pytest.mark.parametrize("field", ["sequence", "model_file", "audit", "requests"])
+def test_a_line_that_bears_its_own_hash_and_is_no_receipt_is_damaged(ledger, field):
+    rewritten(ledger / "receipts.jsonl")
+    assert states(check(ledger)) == {}
+    rewritten(ledger / "receipts.jsonl", **{field: None})
+    one = the(check(ledger), "damaged")
+    assert one.path == str(ledger / "receipts.jsonl") and f"entry 1: field '{field}' is missing" in one.what
+
+
+def test_a_line_that_is_no_json_and_bears_its_own_hash_is_damaged(ledger):
+    body = b'{"prev":"' + verify.GENESIS.encode() + b'","seq":1,no json}'
+    told = b'{"hash":"' + verify.digest_of(body).encode() + b'",'
+    (ledger / "receipts.jsonl").write_bytes(told + body[1:] + b"\n")
+    assert verify.log_faults((ledger / "receipts.jsonl").read_bytes()) == []  # its bytes fit its hash
+    assert "entry 1: " in the(check(ledger), "damaged").what
+
+
+def test_each_file_is_told_of_once_by_the_worst_that_can_be_said(ledger):
+    run = ledger / "runs" / "0001"
+    store.write_tensors(run / "model.safetensors", {"w": torch.zeros(6)})
+    store.RunDirectory(run, {"command": "ledger"}).complete(["audit.json", "model.safetensors"], {})
+    (ledger / "receipts.jsonl").write_bytes(b"")
+    Generations(run / store.CHECKPOINTS).keep(STATE, {})
+    flip(Generations(run / store.CHECKPOINTS).keep(STATE, {}))
+    paths = [one.path for one in check(ledger)]
+    assert len(paths) == len(set(paths)) and states(check(ledger)) == {
+        "receipts.jsonl": "damaged",
+        store.CHECKPOINTS: "damaged",
+    }
+
+
+def test_without_the_book_the_log_and_the_manifest_are_not_said_to_be_sound(ledger, tmp_path):
+    (ledger / "book.sqlite").rename(tmp_path / "aside")
+    told = {"book.sqlite": "damaged", "receipts.jsonl": "unchecked", "manifest.bin": "unchecked"}
+    assert states(check(ledger)) == told
+    assert all("could not be held against book.sqlite" in one.what for one in check(ledger) if one.state == "unchecked")
+    flip(ledger / "manifest.bin")
+    assert states(check(ledger)) == {**told, "manifest.bin": "damaged"}
+
+
+def test_of_a_ledgers_run_no_command_is_named_that_would_not_make_it_again(ledger):
+    for name in ("model.safetensors", "audit.json", "run.json"):
+        content = (ledger / "runs" / "0001" / name).read_bytes()
+        flip(ledger / "runs" / "0001" / name)
+        for directory in (ledger, ledger / "runs" / "0001"):
+            one = the(check(directory), "damaged")
+            assert one.what.endswith("; take it from a copy of the ledger: no command makes it again")
+            assert "backup" not in one.what and "remove" not in one.what
+        (ledger / "runs" / "0001" / name).write_bytes(content)
+    flip(ledger / "manifest.bin", 200)
+    assert the(check(ledger), "damaged").what.count("copy") == 1
+
+
+@pytest.mark.parametrize("name", ["book.sqlite", "receipts.jsonl", "manifest.bin", ".lock", "runs/0001/run.json"])
+def test_a_pipe_in_the_place_of_a_file_is_damaged_and_never_opened(ledger, name):
+    (ledger / name).unlink(missing_ok=True)
+    os.mkfifo(ledger / name)
+    assert the(check(ledger), "damaged").path == str(ledger / name)
 
 
 def test_what_is_no_directory_of_ours_is_refused(tmp_path):

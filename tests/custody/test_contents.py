@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import pickle
 import zipfile
 
@@ -213,3 +214,12 @@ def test_weights_that_are_gone_are_none(tmp_path):
     assert original_weights(tmp_path / "b.safetensors") is None
     (tmp_path / "c.safetensors").write_bytes(b"damaged")
     assert original_weights(tmp_path / "c.safetensors") is None
+
+
+def test_names_that_are_no_utf8_come_by_their_escapes(tmp_path):
+    path = tmp_path / os.fsdecode(b"bad" + bytes([255]))
+    with path.open("wb") as file:
+        np.save(file, np.arange(3))
+    assert contents(path, MOST).arrays.keys() == {"bad\\udcff"}
+    path.write_text("[[1, 2], []]")
+    assert contents(path, MOST).tables == {"bad\\udcff": 2, "bad\\udcff.1": 0}

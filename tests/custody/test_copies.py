@@ -182,6 +182,20 @@ def test_links_are_told_and_not_followed(made, tmp_path):
     }
 
 
+def test_a_pipe_is_unknown_and_never_opened_wherever_it_lies(made, tmp_path):
+    for path in (tmp_path / "pipe.pt", made.run / "model.pt", made.run / "checkpoints" / "a"):
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path)
+        one = by_name(find_copies(made.traced(), [tmp_path]))[path.name]
+        assert (one.certainty, one.what, one.own) == ("unknown", "a pipe, a device or a socket", False)
+
+
+def test_the_keys_are_no_copies(made, tmp_path):
+    key = next(path for path in (tmp_path / "state").rglob("*") if path.is_file())
+    key.with_name("ids.npy").write_bytes(b"\x93NUMPY damaged")
+    assert "ids.npy" not in by_name(find_copies(made.traced(), [tmp_path]))
+
+
 def test_the_original_is_listed_once_wherever_it_lies(made, tmp_path):
     (one,) = find_copies(made.traced())
     assert one.path == str(made.weights) and one.certainty == "sure"

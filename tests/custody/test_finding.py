@@ -1,4 +1,5 @@
 import itertools
+import os
 from pathlib import Path
 
 from excise.custody.finding import Finding, Reason, weightiest
@@ -35,3 +36,8 @@ def test_a_finding_carries_every_word_of_its_reason():
         link=False,
         lists_rows=True,
     )
+
+
+def test_a_name_that_is_no_utf8_stands_in_the_reason_by_its_escape():
+    told = Reason(what="a list", why=f"{os.fsdecode(b'bad' + bytes([255]))}: 3", certainty="sure")
+    assert Finding.of(Path("a"), told, "", 0).why == "bad\\udcff: 3"

@@ -34,6 +34,11 @@ def test_files_and_links_are_given_and_links_pipes_and_sockets_not_entered(place
     assert list(files_in([place / "pipe"])) == []
 
 
+def test_pipes_and_sockets_are_given_where_they_are_asked_for(place):
+    assert names(place, files_in([place], unopened=True)) == ["b", "deep/a", "folder", "link", "pipe", "round"]
+    assert list(files_in([place / "pipe"], unopened=True)) == [place / "pipe"]
+
+
 def test_each_file_is_given_once_and_what_is_apart_is_not(place):
     every = names(place, files_in([place]))
     assert names(place, files_in([place, place / "deep", place / "b", place / ".." / "here"])) == every

@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -294,6 +295,67 @@ def test_a_quarantine_is_for_its_owner_alone_and_not_in_the_run(about, tmp_path)
     with pytest.raises(errors.BadRequest, match="--quarantine: expected a folder, found something else at"):
         require_quarantine(tmp_path / "file", run)
     require_quarantine(tmp_path / "new", run)
+
+
+def test_a_quarantine_holds_no_place_no_run_and_no_bank_and_lies_in_none(about, tmp_path, monkeypatch):
+    made, bank, project = about
+    (tmp_path / "outer").mkdir(mode=0o700)
+    (tmp_path / "outer" / "place").mkdir()
+    for here, names in ((tmp_path, (".", "")), (project, ("..",))):
+        monkeypatch.chdir(here)
+        for name in names:
+            with pytest.raises(
+                errors.BadRequest, match=r"--quarantine: .* holds .*run, .*; choose a folder of its own"
+            ):
+                require_quarantine(Path(name), made.run)
+    with pytest.raises(errors.BadRequest, match=r"outer holds .*place, and what is put aside is not looked into"):
+        require_quarantine(tmp_path / "outer", made.run, [tmp_path / "outer" / "place"], bank)
+    with pytest.raises(errors.BadRequest, match=r"--quarantine: .* lies in the bank"):
+        require_quarantine(bank.directory / "aside", made.run, [], bank)
+    require_quarantine(tmp_path / "outer" / "place" / "new", made.run, [tmp_path / "outer" / "place"], bank)
+
+
+def test_what_is_to_be_kept_and_is_not_there_is_refused(about, tmp_path):
+    with pytest.raises(errors.BadRequest, match=r"--keep: expected a folder or a file, found nothing at .*stat.pt"):
+        Wish(places=[tmp_path / "project"], remove=True, keep=[tmp_path / "project" / "stat.pt"])
+    Wish(keep=[tmp_path / "project" / "latest"])  # a link is kept by its own name
+
+
+@pytest.mark.parametrize("name", ["purging", "purged", "kept"])
+@pytest.mark.parametrize("value", [{}, "x", [1], [{"sha256": [1]}], 0])
+def test_sections_of_the_record_that_are_of_another_form_are_told_before_anything_goes(about, tmp_path, name, value):
+    held = store.read_sealed(about[0].run / "run.json")
+    store.write_sealed(about[0].run / "run.json", {**held, name: value})
+    before = tree(tmp_path / "project"), tree(tmp_path / "bank")
+    with pytest.raises(errors.Corrupt, match=rf"is not a record that this version can read: '{name}'.*from a backup"):
+        purged(about, Wish(places=[tmp_path / "project"], remove=True))
+    assert (tree(tmp_path / "project"), tree(tmp_path / "bank")) == before
+
+
+def test_an_announced_file_without_a_place_is_told(about):
+    held = store.read_sealed(about[0].run / "run.json")
+    store.write_sealed(about[0].run / "run.json", {**held, "purging": [{"sha256": ""}]})
+    with pytest.raises(errors.Corrupt, match="'purging' names no file; take it from a backup"):
+        purged(about, Wish())
+
+
+def test_a_name_that_is_no_utf8_is_put_aside_and_given_back(about, tmp_path):
+    path = tmp_path / "project" / os.fsdecode(b"bad\xff.npy")
+    with path.open("wb") as file:
+        np.save(file, FORGET.numpy())
+    hidden = tmp_path / "hidden"
+    _, troubles = purged(about, Wish(places=[path], quarantine=hidden))
+    (entry,) = store.read_json(hidden / LIST)
+    assert troubles == [] and origin(entry) == path and not path.exists()
+
+
+def test_a_file_that_became_a_pipe_since_it_was_looked_at_stays(about, tmp_path):
+    made, bank, project = about
+    wish = Wish(places=[project / "state.pt"], remove=True)
+    decided = decide(find_copies(made.traced(), wish.places, bank), made.traced(), wish)
+    (project / "state.pt").unlink()
+    os.mkfifo(project / "state.pt")
+    assert "it was changed since it was looked at" in purge(decided, made.traced(), wish)[1][0].told
 
 
 def test_where_a_file_came_from_is_read_with_the_key_alone(about, tmp_path, monkeypatch):

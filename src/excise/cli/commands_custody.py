@@ -11,7 +11,9 @@ from excise.cli import commands
 from excise.cli.commands import Asked
 from excise.cli.options import Config, Debug, Device, Json, NoDevice, NoSeed, Quiet
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of an `excise unlearn` run, or of a run in a ledger.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Directory of an `excise unlearn` run, or of a run in a ledger.")
+]
 Places = Annotated[
     list[Path] | None,
     typer.Option("--in", metavar="DIR", help="Look in here, too, and below; repeatable."),
@@ -20,6 +22,10 @@ OfBank = Annotated[Path | None, typer.Option("--bank", help="The bank of oracles
 Ids = Annotated[
     Path | None,
     typer.Option("--forget", help="The row ids, to find lists of them; those of the record's path if left out."),
+]
+OfData = Annotated[
+    str | None,
+    typer.Option("--data", help="The training data, as given to the run, to find copies of the rows; its code is run."),
 ]
 
 
@@ -43,6 +49,7 @@ def copies(
     places: Places = None,
     bank: OfBank = None,
     forget: Ids = None,
+    data: OfData = None,
     seed: NoSeed = 0,
     device: NoDevice = "cpu",
     as_json: Json = False,
@@ -50,7 +57,10 @@ def copies(
     debug: Debug = False,
     config: Config = None,
 ) -> Asked:
-    """List every file that saw the forgotten rows: networks, checkpoints, optimizer states, oracles, caches."""
+    """List what saw the forgotten rows: networks, checkpoints, optimizer states, oracles, caches, lists of the rows.
+
+    Copies of the rows themselves are looked for with --data alone, and in arrays alone: look after pictures and texts yourself.
+    """
     return "copies", locals()
 
 
@@ -60,11 +70,15 @@ def purge(
     places: Places = None,
     bank: OfBank = None,
     forget: Ids = None,
+    data: OfData = None,
     quarantine: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Move what was found with --in there, for its owner alone.")
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove what was found with --in.")] = False,
     keep: Annotated[list[Path] | None, typer.Option(help="Leave this file, or all in this folder; repeatable.")] = None,
+    also_released: Annotated[
+        bool, typer.Option("--also-released", help="Take what other runs have released, too: networks, masks, patches.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit code 3 if something cannot be looked into or stays.")
@@ -76,7 +90,10 @@ def purge(
     debug: Debug = False,
     config: Config = None,
 ) -> Asked:
-    """Take away what saw the forgotten rows; the released network, its record and its audit stay."""
+    """Take away what `excise copies` lists; the released network, its record and its audit stay.
+
+    Copies of the rows themselves are looked for with --data alone, and in arrays alone: look after pictures and texts yourself.
+    """
     return "purge", locals()
 
 

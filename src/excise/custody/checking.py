@@ -18,9 +18,10 @@ from excise.store.generations import Generations
 from excise.store.places import inside
 from excise.store.runs import FORMAT, file_fault
 
-State = Literal["sound", "damaged", "unfinished", "left over", "not ours"]
-"""`damaged`: not what the record says, or gone. `unfinished`: the same command again goes on from it. `left over`: of a
-write that was broken off; the next run there removes it. `not ours`: no record names it."""
+State = Literal["sound", "damaged", "unfinished", "unchecked", "left over", "not ours"]
+"""`damaged`: not what the record says, or gone. `unfinished`: the same command again goes on from it. `unchecked`: whole in
+itself, and what it has to fit is gone. `left over`: of a write that was broken off; the next run there removes it. `not
+ours`: no record names it."""
 
 BOOK, RECEIPTS, MANIFEST, RUNS = "book.sqlite", "receipts.jsonl", "manifest.bin", "runs"
 TUNING, RESULT, SETTINGS, ORACLES = "tuning.json", "result.json", "settings.toml", "oracles"
@@ -31,7 +32,10 @@ _BEGINNING = ("SELECT COUNT(*) FROM sqlite_schema", "PRAGMA application_id")
 _OF_THE_BOOK = ("-wal", "-shm", "-journal")
 _OWN = {MODEL, "mask.safetensors", "patch.safetensors"}
 _TRAINING = ".training-"
+_WORST: tuple[State, ...] = ("damaged", "unfinished", "unchecked", "left over", "not ours", "sound")
 _LEDGER_REMEDY = "put back a copy of the whole ledger directory"
+_RUN_REMEDY = "take it from a copy of the ledger: no command makes it again"
+_SPECIAL = "it is a pipe, a device or a socket, and was not opened"
 _SEARCH_REMEDY = "remove the directory and search again"
 _STRANGE = "no record names it; it is never read"
 _UNFINISHED = "a run that was not completed: the same command again goes on, or begins anew"
@@ -53,7 +57,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(directory: Path) -> list[Checked]:
-    """Look at every file of a run, a search, a bank or a ledger (its runs included).
+    """Look at every file of a run, a search, a bank or a ledger (its runs included), and say of each one thing.
 
     Raises:
         errors.BadRequest: no directory, or one that holds nothing of ours; or a ledger of a newer version.
@@ -71,7 +75,16 @@ def check(directory: Path) -> list[Checked]:
         raise errors.BadRequest(
             f"expected a run, a search, a bank or a ledger of excise's, found none in {directory}; give its directory"
         )
-    return [*found, *_left_over(directory), *_held(directory)]
+    return _each_once([*found, *_left_over(directory), *_held(directory)])
+
+
+def _each_once(found: list[Checked]) -> list[Checked]:
+    """Give the worst that was said of each path, in the order in which the paths were come to."""
+    worst: dict[str, Checked] = {}
+    for one in found:
+        before = worst.get(one.path, one)
+        worst[one.path] = min(before, one, key=lambda said: _WORST.index(said.state))
+    return list(worst.values())
 
 
 def _fault(path: Path, fault: str | None, remedy: str) -> Checked:
@@ -79,9 +92,15 @@ def _fault(path: Path, fault: str | None, remedy: str) -> Checked:
     return Checked(path=str(path), state="damaged" if fault else "sound", what=f"{fault}; {remedy}" if fault else "")
 
 
-def _explained(path: Path, error: errors.ExciseError) -> Checked:
-    """Give what is said of a file whose reader has told what is wrong and what to do."""
-    return Checked(path=str(path), state="damaged", what=str(error))
+def _explained(path: Path, error: errors.ExciseError, remedy: str = "") -> Checked:
+    """Give what is said of a file whose reader has told what is wrong; and what to do, unless a remedy is given."""
+    told, _, own = str(error).rpartition("; ")
+    return Checked(path=str(path), state="damaged", what=f"{told or own}; {remedy}" if remedy else str(error))
+
+
+def _is_special(path: Path) -> bool:
+    """Say whether a pipe, a device or a socket lies somewhere; opening one may never end."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 # ---- runs
@@ -92,7 +111,7 @@ def _without_record(directory: Path) -> Iterator[Checked]:
     names = {entry.name for entry in directory.iterdir()}
     if names & AUDITED and names & _OWN:  # an audit comes after the record
         fault = "the record of a run that was completed, and audited, is gone"
-        yield _fault(directory / store.RECORD, fault, "take it from a backup")
+        yield _fault(directory / store.RECORD, fault, _remedy(directory) or "take it from a backup")
     elif names & {*_OWN, store.LAST_FINITE, store.LOCK, store.BEGUN} or (
         names and all(name.startswith("margins-") for name in names)
     ):
@@ -100,7 +119,8 @@ def _without_record(directory: Path) -> Iterator[Checked]:
 
 
 def _run(directory: Path) -> Iterator[Checked]:
-    record, found = _read(directory / store.RECORD, "take it from a backup, or remove the directory and run again")
+    remedy = _remedy(directory) or "take it from a backup, or remove the directory and run again"
+    record, found = _read(directory / store.RECORD, remedy)
     fault = None if record is None else _form_fault(record)
     if fault is not None or record is None:
         yield found if record is None else _fault(directory / store.RECORD, fault, "update excise to read it")
@@ -129,9 +149,17 @@ def _file(directory: Path, name: str, entered: str | None, announced: str | None
     if announced is not None and (fault is None or entered is None):
         what = "an audit or a page that was being written: the same command again writes it"
         return Checked(path=str(path), state="unfinished", what=what)
+    if _remedy(directory):
+        return _fault(path, fault, _remedy(directory))
     if name in AUDITED:
         return _fault(path, fault, "remove it, and `excise audit` with the same words makes it again")
     return _fault(path, fault, "take it from a backup, or remove the directory and give the same command again")
+
+
+def _remedy(directory: Path) -> str:
+    """Give what is to be done about a run of a ledger that has its receipt; nothing for other runs."""
+    of_ledger = directory.resolve().parent
+    return _RUN_REMEDY if of_ledger.name == RUNS and (of_ledger.parent / RECEIPTS).exists() else ""
 
 
 def _begun(directory: Path) -> Iterator[Checked]:
@@ -142,8 +170,11 @@ def _begun(directory: Path) -> Iterator[Checked]:
 def _generations(kept: Path, *, finished: bool) -> Iterator[Checked]:
     if not kept.is_dir():
         return
-    for sentence in Generations(kept).damaged():
-        yield _fault(kept, sentence, "nothing is to be done: the same command goes on from an older one, or anew")
+    damaged = Generations(kept).damaged()
+    if damaged:
+        yield _fault(
+            kept, "; ".join(damaged), "nothing is to be done: the same command goes on from an older one, or anew"
+        )
     what = (
         "checkpoints, of a run that is complete by now"
         if finished
@@ -209,20 +240,24 @@ def _bank(directory: Path) -> Iterator[Checked]:
 
 def _ledger(directory: Path) -> Iterator[Checked]:
     book, log = directory / BOOK, directory / RECEIPTS
+    special = [path for path in (book, log, directory / MANIFEST) if _is_special(path)]
+    if special:
+        yield from (_fault(path, _SPECIAL, _LEDGER_REMEDY) for path in special)
+        return
     if not log.exists() and _is_unbegun(book):
         yield Checked(path=str(directory), state="unfinished", what="a ledger that was being opened: open it again")
         return
     receipts: list[dict[str, Any]] = []
     if log.exists():
         content = log.read_bytes()
-        faults = verify.log_faults(content)
+        faults = verify.log_faults(content) or _receipt_faults(content)
         broken_off = len(faults) == 1 and "broken off" in faults[0]
         if broken_off:
             yield Checked(path=str(log), state="unfinished", what=f"{faults[0]}; the same command again writes it")
         else:
             yield _fault(log, "; ".join(faults), _LEDGER_REMEDY)
         if broken_off or not faults:
-            receipts = [verify.parsed(line) for line in content.split(b"\n")[:-1]]
+            receipts = [verify.entry_faults(line)[0] for line in content.split(b"\n")[:-1]]
     yield from _book(directory, None if log.exists() and faults and not broken_off else receipts)
     entered = {f"{one['sequence']:04d}": one for one in receipts}
     below = directory / RUNS
@@ -233,6 +268,14 @@ def _ledger(directory: Path) -> Iterator[Checked]:
         if not (below / name / store.RECORD).exists():
             yield _fault(below / name / store.RECORD, "a receipt speaks of this run, and it is gone", _LEDGER_REMEDY)
     yield from _strange(directory, {BOOK, RECEIPTS, RUNS, store.LOCK, MANIFEST, *(BOOK + one for one in _OF_THE_BOOK)})
+
+
+def _receipt_faults(log: bytes) -> list[str]:
+    """Say what is wrong with the first line of a log that is whole by its hash, and no receipt all the same."""
+    for seq, line in enumerate(log.split(b"\n")[:-1], 1):
+        if faults := verify.entry_faults(line)[1]:
+            return [f"entry {seq}: {'; '.join(faults)}"]
+    return []
 
 
 def _is_unbegun(book: Path) -> bool:
@@ -250,12 +293,14 @@ def _book(directory: Path, receipts: list[dict[str, Any]] | None) -> Iterator[Ch
     book, log = directory / BOOK, directory / RECEIPTS
     if not book.exists():
         yield _fault(book, "it is gone", _LEDGER_REMEDY)
+        yield from _without_book(directory)
         return
     try:
         with Book(book) as opened:
             root, runs = opened.life().manifest_root, opened.runs()
     except errors.Corrupt as error:  # one that may not be read, or is a newer version's, is for its owner to see to
         yield _explained(book, error)
+        yield from _without_book(directory)
         return
     yield _fault(book, None, _LEDGER_REMEDY)
     yield _manifest(directory / MANIFEST, root)
@@ -265,11 +310,22 @@ def _book(directory: Path, receipts: list[dict[str, Any]] | None) -> Iterator[Ch
         yield _fault(log, f"it lacks {len(lost)} receipts that {BOOK} knows", _LEDGER_REMEDY)
 
 
-def _manifest(path: Path, root: str) -> Checked:
+def _without_book(directory: Path) -> Iterator[Checked]:
+    """The log and the manifest, where there is no book that says whether they are this ledger's, and all of it."""
+    what = f"whole in itself; it could not be held against {BOOK}"
+    if (directory / RECEIPTS).exists():
+        yield Checked(path=str(directory / RECEIPTS), state="unchecked", what=what)
+    manifest = _manifest(directory / MANIFEST, None)
+    yield manifest if manifest.state == "damaged" else msgspec.structs.replace(manifest, state="unchecked", what=what)
+
+
+def _manifest(path: Path, root: str | None) -> Checked:
     try:
         found = Manifest.load(path).root
     except errors.ExciseError as error:
-        return _fault(path, str(error), _LEDGER_REMEDY)
+        return _explained(path, error, _LEDGER_REMEDY)
+    if root is None:
+        return _fault(path, None, _LEDGER_REMEDY)
     fault = None if found == root else f"{path} is of another ledger: expected root {root}, found {found}"
     return _fault(path, fault, _LEDGER_REMEDY)
 
@@ -301,7 +357,7 @@ def _read(path: Path, remedy: str) -> tuple[dict[str, Any] | None, Checked]:
     try:
         return store.read_sealed(path), _fault(path, None, remedy)
     except errors.ExciseError as error:
-        return None, _fault(path, str(error), remedy)
+        return None, _explained(path, error, remedy)
 
 
 def _strange(directory: Path, known: set[str]) -> Iterator[Checked]:
@@ -318,7 +374,9 @@ def _left_over(directory: Path) -> Iterator[Checked]:
 
 
 def _held(directory: Path) -> Iterator[Checked]:
-    if (directory / store.LOCK).exists():
+    if _is_special(directory / store.LOCK):
+        yield _fault(directory / store.LOCK, _SPECIAL, "remove it")
+    elif (directory / store.LOCK).exists():
         held = store.holder(directory)
         who = f"process {held['pid']} on {held['host']} is at work here" if held else "of a run that was killed"
         yield Checked(path=str(directory / store.LOCK), state="unfinished" if held else "left over", what=who)

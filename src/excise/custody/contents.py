@@ -6,7 +6,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,13 @@ def _read(path: Path, how: Any) -> Contents:
         return Contents(opaque=_UNREAD.format(error))
     except Exception as error:  # whatever a damaged or hostile file makes a reader raise, it is opaque
         return Contents(opaque=_UNREAD.format(type(error).__name__))
-    return found
+    arrays = {_named(name): value for name, value in found.arrays.items()}
+    return replace(found, arrays=arrays, tables={_named(name): count for name, count in found.tables.items()})
+
+
+def _named(name: str) -> str:
+    """Give a name that can be written: what is no UTF-8 in it, as in that of its file, by its escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _safetensors(path: Path) -> Contents:

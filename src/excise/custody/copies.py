@@ -7,15 +7,18 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 import torch
 
 from excise import errors, store
+from excise.custody.claims import claimed, is_paper
 from excise.custody.contents import OPAQUE, contents, holds_bytes, readable
 from excise.custody.finding import ORDER, Finding, Reason, weightiest
 from excise.custody.network import patch_reason
 from excise.custody.places import MOST_FILES, files_in, lies_in
 from excise.custody.traced import ROWS, Traced
 from excise.oracles.bank import KINDS, TRAINING, UNFINISHED, Bank, Entry, entry_of
+from excise.store.keys import keys_home
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp")
 _LONGEST_WRITE_SECONDS = 3600.0
@@ -46,23 +49,26 @@ def find_copies(
     found = [*_original(traced, places), *_of_run(traced)]
     if bank is not None:
         found += _of_bank(bank, traced)
-    known = [*(Path(one.path) for one in found), *traced.released, *apart]
+    known = [*(Path(one.path) for one in found), *traced.released, *apart, keys_home()]
     if bank is not None and bank.directory.is_dir():
         foreign = bank.foreign()
         known += [path for path in files_in([bank.directory]) if path not in foreign and not path.is_symlink()]
+    files = [
+        *files_in([traced.run], apart=known, unopened=True),
+        *files_in(places, apart=[*known, traced.run], most_files=most_files, unopened=True),
+    ]
     links, released = [], {traced.run: frozenset[Path]()}
-    for path in (
-        *files_in([traced.run], apart=known),
-        *files_in(places, apart=[*known, traced.run], most_files=most_files),
-    ):
+    for path in files:
         if path.is_symlink():
             links.append(path)
             continue
         if path.parent not in released:
             released[path.parent] = traced.released_in(path.parent)
-        finding = None if path.resolve() in released[path.parent] else _finding(path, traced)
+        innocent = path.resolve() in released[path.parent] or is_paper(path)
+        finding = None if innocent else _finding(path, traced)
         if finding is not None:
             found.append(finding)
+    found = claimed(found, traced, files)
     found += _links(links, found, traced, [traced.run, *places])
     return sorted(found, key=lambda one: (ORDER[one.certainty], one.path))
 
@@ -162,6 +168,9 @@ def network_reason(entry: Entry, traced: Traced) -> Reason | None:
 
 def _finding(path: Path, traced: Traced) -> Finding | None:
     """Look at one file; None if it tells nothing that the released network does not, or was removed meanwhile."""
+    if path.exists() and not path.is_file():
+        told = Reason(what="a pipe, a device or a socket", why="never opened; look yourself", certainty="unknown")
+        return Finding.of(path, told, "", 0)
     trouble = readable(path)
     if trouble:
         told = Reason(what="a file that cannot be read", why=trouble, certainty="unknown")
@@ -201,6 +210,8 @@ def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
             what="a file that could not be looked into", why=f"{held.opaque}; look yourself", certainty="unknown"
         )
         return
+    if traced.originals is not None:
+        yield from traced.originals.reasons(held.arrays)
     of_network = list(network.reasons(held.arrays))
     yield from of_network
     shapes = {tuple(value.shape) for value in network.after.values()} if of_network else set()
@@ -232,7 +243,8 @@ def _links(
             told = Reason(what="a link that was not followed", why=why, certainty="unknown")
         else:
             continue
-        yield Finding.of(path, told, "", 0, link=True)
+        finding = Finding.of(path, told, "", 0, link=True)
+        yield finding if copy is None else msgspec.structs.replace(finding, released_by=copy.released_by)
 
 
 def _seen(path: Path, reason: Reason, *, own: bool = False) -> Finding:

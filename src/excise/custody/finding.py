@@ -40,6 +40,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         own: excise made it for its own use and can do without it, so that `purge` takes it away unasked.
         link: a name that leads to another file; only the name would be removed.
         lists_rows: see `Reason`.
+        released_by: directory of another run whose sealed record names this very file; empty if there is none.
+        needed_by: runs and ledgers that began with this file, so that another audit or a replay of them reads it.
     """
 
     path: str
@@ -51,16 +53,18 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     own: bool = False
     link: bool = False
     lists_rows: bool = False
+    released_by: str = ""
+    needed_by: str = ""
 
     @classmethod
     def of(
         cls, path: Path, reason: Reason, sha256: str, num_bytes: int, *, own: bool = False, link: bool = False
     ) -> Finding:
-        """Give the finding that a reason makes of a file."""
+        """Give the finding that a reason makes of a file; names in it that are no UTF-8 stand there by their escapes."""
         return cls(
             path=str(path),
             what=reason.what,
-            why=reason.why,
+            why=reason.why.encode(errors="backslashreplace").decode(),
             certainty=reason.certainty,
             sha256=sha256,
             num_bytes=num_bytes,

@@ -12,13 +12,16 @@ from excise import errors
 MOST_FILES = 100_000
 
 
-def files_in(places: Collection[Path], *, apart: Collection[Path] = (), most_files: int = MOST_FILES) -> Iterator[Path]:
+def files_in(
+    places: Collection[Path], *, apart: Collection[Path] = (), most_files: int = MOST_FILES, unopened: bool = False
+) -> Iterator[Path]:
     """Give every file and link in some places, by name; folders that are links are given, not entered.
 
     Args:
         places: folders or files.
         apart: files and folders, links in them resolved, that are left out with all that is in them.
         most_files: a bound, so that a search of a whole disk is refused and not half done.
+        unopened: give pipes, devices and sockets too, none of which may be opened.
 
     Raises:
         errors.BadRequest: there is no such place, or more files than the bound.
@@ -30,7 +33,7 @@ def files_in(places: Collection[Path], *, apart: Collection[Path] = (), most_fil
             raise errors.BadRequest(
                 f"--in: expected a folder or a file, found nothing at {place}; name one that is there"
             )
-        for path in _below(place):
+        for path in _below(place, unopened=unopened):
             where = path.parent.resolve() / path.name
             if where in seen or where in out or not out.isdisjoint(where.parents):
                 continue
@@ -43,15 +46,15 @@ def files_in(places: Collection[Path], *, apart: Collection[Path] = (), most_fil
             yield path
 
 
-def _below(place: Path) -> Iterator[Path]:
+def _below(place: Path, *, unopened: bool) -> Iterator[Path]:
     if not place.is_dir():
-        yield from (place,) if _is_file_or_link(place) else ()
+        yield from (place,) if unopened or _is_file_or_link(place) else ()
         return
     for folder, inner, names in os.walk(place, followlinks=False, onerror=_refuse):
         here = Path(folder)
         inner.sort()
         yield from (here / name for name in sorted(inner) if (here / name).is_symlink())
-        yield from (here / name for name in sorted(names) if _is_file_or_link(here / name))
+        yield from (here / name for name in sorted(names) if unopened or _is_file_or_link(here / name))
 
 
 def _refuse(error: OSError) -> None:

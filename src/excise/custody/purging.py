@@ -30,6 +30,7 @@ PURGED, KEPT, UNDER_WAY = "purged", "kept", "purging"
 """Sections of a run's record: what was taken away, what was left and why, what was about to be taken away."""
 LIST = "quarantined.json"
 How = Literal["removed", "quarantined"]
+RELEASED_ELSEWHERE = "released by another run; --also-released takes it, too"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,24 @@ class Wish:
         places: folders and files in which something may be changed, besides the run directory and the bank.
         remove: take away what is found there.
         quarantine: put it there instead; a folder for its owner alone.
-        keep: folders and files that stay.
+        keep: folders and files that stay, all of which are there.
+        also_released: take away networks, masks and patches that other runs have released, too.
     """
 
     places: Sequence[Path] = ()
     remove: bool = False
     quarantine: Path | None = None
     keep: Sequence[Path] = ()
+    also_released: bool = False
 
     def __post_init__(self) -> None:
         if self.remove and self.quarantine is not None:
             raise errors.BadRequest("expected one of --remove and --quarantine DIR, found both; choose")
+        for path in self.keep:
+            if not os.path.lexists(path):
+                raise errors.BadRequest(
+                    f"--keep: expected a folder or a file, found nothing at {path}; name what is there, or leave it out"
+                )
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +91,8 @@ def _decided(one: Finding, traced: Traced, wish: Wish) -> Decided:
         return Decided(finding=one, how=None, why="cannot be told by itself; look, and remove it yourself")
     if one.own:
         return Decided(finding=one, how="removed")
+    if one.released_by and not wish.also_released:
+        return Decided(finding=one, how=None, why=RELEASED_ELSEWHERE)
     if not lies_in(path.parent, [traced.run, *wish.places]) and not any(_is_or_is_in(path, one) for one in wish.places):
         return Decided(finding=one, how=None, why="outside of the places named; name its folder with --in")
     if wish.remove or (one.link and wish.quarantine is not None):
@@ -116,18 +126,21 @@ def purge(
         What was done; and for each file that could not be taken away why.
 
     Raises:
-        errors.BadRequest: the quarantine is no folder, lies in the run, or others may look into it.
+        errors.BadRequest: the quarantine is no folder, lies in the run or in the bank, holds one of the places, or others
+            may look into it.
+        errors.Corrupt: what the run's record says of what was purged is of no form that was written.
         errors.InUse: the run directory, or the ledger that the run is of, is held by another process.
         errors.DiskError: the record could not be written.
     """
     chosen = [one for one in decided if one.how is not None]
     if any(one.how == "quarantined" for one in chosen):
         assert wish.quarantine is not None
-        require_quarantine(wish.quarantine, traced.run)
+        require_quarantine(wish.quarantine, traced.run, wish.places, bank)
     with _held(traced):
         if wish.quarantine is not None:
             store.sweep([wish.quarantine])
         record = store.read_record(traced.run)
+        _require_sections(record, traced.run)
         if not chosen and not record.get(UNDER_WAY) and _entries(decided, record) == _kept(record):
             _clear_folders(traced.run, bank)
             return [], []
@@ -174,15 +187,19 @@ def _act(one: Decided, traced: Traced, wish: Wish, now: str) -> None:
     if not one.finding.link:
         if not path.exists():
             return
-        if path.is_symlink() or store.file_digest(path) != one.finding.sha256:
+        if path.is_symlink() or not path.is_file() or store.file_digest(path) != one.finding.sha256:
             raise errors.Refused("it was changed since it was looked at; give the command again")
     if one.how == "quarantined":
         assert wish.quarantine is not None
         _put_aside(path, one.finding, wish.quarantine, now)
-    if _in_record(path, traced):
+    if one.finding.released_by and not one.finding.link:
+        with store.lock(path.parent):
+            store.read_record(path.parent)  # nothing is taken from a run that is damaged
+            store.forget_files(path.parent, [path.name])
+    elif _in_record(path, traced):
         store.forget_files(path.parent, [path.name])
-        return
-    store.remove(path)
+    else:
+        store.remove(path)
 
 
 def _in_record(path: Path, traced: Traced) -> bool:
@@ -201,14 +218,24 @@ def _clear_folders(run: Path, bank: Bank | None) -> None:
             Generations(folder).clear()
 
 
-def require_quarantine(directory: Path, run: Path) -> None:
-    """Refuse a folder for copies that lies in the run or that others may look into.
+def require_quarantine(directory: Path, run: Path, places: Collection[Path] = (), bank: Bank | None = None) -> None:
+    """Refuse a folder for copies that lies in the run or in the bank, holds them or a place, or that others may look into.
 
     Raises:
         errors.BadRequest: so it is, or a file stands there.
     """
     if lies_in(directory, [run]):
         raise errors.BadRequest(f"--quarantine: {directory} lies in the run directory {run}; choose a folder elsewhere")
+    if bank is not None and lies_in(directory, [bank.directory]):
+        raise errors.BadRequest(
+            f"--quarantine: {directory} lies in the bank {bank.directory}; choose a folder elsewhere"
+        )
+    inner = [run, *places] if bank is None else [run, *places, bank.directory]
+    held = next((one for one in inner if lies_in(one, [directory]) and one.resolve() != directory.resolve()), None)
+    if held is not None:
+        raise errors.BadRequest(
+            f"--quarantine: {directory} holds {held}, and what is put aside is not looked into; choose a folder of its own"
+        )
     if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
         raise errors.BadRequest(f"--quarantine: expected a folder, found something else at {directory}; name another")
     if os.name == "posix" and directory.exists() and stat.S_IMODE(directory.stat().st_mode) & 0o077:
@@ -229,7 +256,7 @@ def _put_aside(path: Path, finding: Finding, quarantine: Path, now: str) -> None
         "sha256": finding.sha256,
         "from": hide(str(path.absolute())),
         "what": finding.what,
-        "why": finding.why,
+        "why": hide(finding.why),  # it may name the file
         "when": now,
     }
     if not any(one.get("sha256") == told["sha256"] and one.get("from") == told["from"] for one in listed):
@@ -254,9 +281,24 @@ def _copy(path: Path, copy: Path) -> None:
             store.write_bytes(copy, view)
 
 
+def _require_sections(record: dict[str, Any], run: Path) -> None:
+    for name in (PURGED, KEPT, UNDER_WAY):
+        try:
+            entries = msgspec.convert(record.get(name, []), list[dict[str, str]])
+        except msgspec.ValidationError as error:
+            raise errors.Corrupt(
+                f"{run / store.RECORD} is not a record that this version can read: {name!r}: {error}; take it from a backup"
+            ) from error
+        if name == UNDER_WAY and any("path" not in one for one in entries):
+            raise errors.Corrupt(
+                f"{run / store.RECORD} is not a record that this version can read: {name!r} names no file; take it from a "
+                "backup"
+            )
+
+
 def _finished_before(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Give what a purge that was broken off had announced and taken away by then."""
-    announced = record.get(UNDER_WAY) or []
+    announced = record.get(UNDER_WAY, [])
     return [_without_path(one) for one in announced if not os.path.lexists(reveal(one["path"]))]
 
 

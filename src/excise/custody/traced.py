@@ -15,6 +15,7 @@ from excise import errors, params, store
 from excise.custody.contents import original_weights
 from excise.custody.lives import LEDGER, MODEL, PATCH, RELEASED, LedgerRun
 from excise.custody.network import Network
+from excise.custody.originals import Originals
 from excise.custody.rows import RowCounts
 
 ROWS = "rows.json"
@@ -49,6 +50,7 @@ class Traced:
         data: keyed digests of the content of the rows that the original, or an earlier network of the ledger, was trained on;
             none where that was not recorded.
         ledger: what the ledger's book says of a run of `excise ledger`; None for one of `excise unlearn`.
+        originals: what the rows to forget hold; None where the data are not at hand.
     """
 
     run: Path
@@ -60,9 +62,10 @@ class Traced:
     released: frozenset[Path]
     data: frozenset[str]
     ledger: LedgerRun | None = None
+    originals: Originals | None = None
 
     @classmethod
-    def of(cls, run: Path, forget: Tensor | None = None) -> Traced:
+    def of(cls, run: Path, forget: Tensor | None = None, originals: Originals | None = None) -> Traced:
         """Read a run directory.
 
         Args:
@@ -70,6 +73,8 @@ class Traced:
             forget: int64 ids that were to be forgotten, ascending; without them it cannot be told of a network which was
                 trained without some rows whether they were these. A ledger holds no ids: those of one of its runs are held
                 against their number alone, and without them no list of rows is told by what it holds.
+
+            originals: of those rows, to tell copies of the rows themselves.
 
         Raises:
             errors.BadRequest: not the directory of such a run, or other rows than its own.
@@ -104,6 +109,7 @@ class Traced:
             released=frozenset(_released(run, record)),
             data=frozenset(filter(None, [asked.data_commitment])) if ledger is None else ledger.data,
             ledger=ledger,
+            originals=originals,
         )
 
     def released_in(self, folder: Path) -> frozenset[Path]:
@@ -155,14 +161,14 @@ def _asked_of(ledger: LedgerRun, asked: Asked, forget: Tensor | None) -> Asked:
     return msgspec.structs.replace(
         asked,
         weights=ledger.weights,
-        weights_sha256=store.file_digest(path) if _holds(path, ledger.original) else "",
+        weights_sha256=store.file_digest(path) if holds(path, ledger.original) else "",
         num_rows=ledger.num_rows,
         num_forget=ledger.num_forget,
         forget_commitment="" if forget is None else store.commitment(forget),
     )
 
 
-def _holds(path: Path, digest: str) -> bool:
+def holds(path: Path, digest: str) -> bool:
     """Say whether a file holds the network of a digest."""
     state = original_weights(path) if path.is_file() else None
     return state is not None and params.digest(state) == digest

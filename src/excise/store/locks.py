@@ -69,7 +69,7 @@ def tidy(directory: Path) -> None:
 def holder(directory: Path) -> dict[str, Any] | None:
     """Give who holds a directory now, as plain values; None if nobody does."""
     try:
-        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
