@@ -26,14 +26,13 @@ Head = str | Mapping[str, Any] | None
 
 GENESIS = "sha256:" + 64 * "0"  # what stands for the receipt before the first
 CLAIM = "algorithmic"  # all that a receipt claims: that a procedure ran on the weights, and what was measured then
-LIMITS = (
+LIMITS = (  # what every receipt says about itself
     "This says which procedure ran on which weights and what was measured afterwards; it does not show that nothing of the "
     "rows is left.",
     "It is evidence about the measures and attacks listed here and about no others.",
     "It speaks of the one set of weights that it names; of copies it says only what it lists.",
     "Whoever holds the log and its keys can write another history; only a head of the log that was given away before shows it.",
 )
-"""What every receipt says about itself."""
 UNSEEN = {"weights": "the weights were not looked at", "audit": "the audit's own file was not looked at"}
 UNSEEN |= {"log": "a receipt written anew would not be noticed", "head": "a log written anew or cut off would not be"}
 REASONS, VERDICTS = "erasure|mislabel|poison", "PASS|FAIL|INCONCLUSIVE|INVALID"
@@ -41,7 +40,7 @@ MAX_RECEIPT_BYTES, MAX_HEADER_BYTES, MAX_AUDIT_BYTES, MAX_LOG_BYTES = 1 << 20, 1
 MAX_VALUES = 1_500_000  # one takes 2 bytes of JSON and up to 200 in memory
 _CONTROLS = {"nothing": "FAIL", "retrained": "PASS", "plan": "PASS"}
 _ALPHA, _FEWEST_MODELS, _LEVEL_APART = 0.05, 4, {"canaries": 1e-3}  # the last has an exact null of its own
-_WORDS = re.compile(rb"(?<![_.])(?:proof|certif|complian|guarante)[a-z]*(?![a-z_]|\.[a-z0-9])")
+_WORDS = re.compile(r"(?<![_.])(?:proof|certif|complian|guarante)[a-z]*(?![a-z_]|\.[a-z0-9])")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 _DAY = "[0-9]{4}(-[0-9]{2}){2}"
@@ -145,10 +144,9 @@ def receipt_faults(receipt: Any) -> list[str]:
     found += [] if receipt["claim"] == CLAIM else [f"it claims {receipt['claim']!a}, and may claim only {CLAIM!r}"]
     found += [] if receipt["requests"] else ["it answers no request"]
     found += [f"it leaves out the sentence: {one}" for one in LIMITS if one not in receipt["limits"]]
-    spoken = canonical(
-        {**receipt, "method": {**receipt["method"], "params": None}}
-    )  # settings name modules of the user's
-    found += [f"it says {one.decode()!r}, which nothing in it bears out" for one in _WORDS.findall(spoken.lower())]
+    method = {**receipt["method"], "params": None}  # settings name modules of the user's
+    ours = _ENCODER.encode({**receipt, "method": method}).lower()
+    found += [f"it says {one!r}, which nothing in it bears out" for one in _WORDS.findall(ours)]
     return found + (_against_pass(receipt["audit"]) if receipt["audit"]["verdict"] == "PASS" else [])
 
 
@@ -190,8 +188,8 @@ def _against_pass(audit: dict[str, Any]) -> list[str]:
     ]
     seen, effect = audit["trace_seen"], audit["effect"]
     if seen is None or not 0 <= seen <= effect <= 1:
-        least = "no trace of the rows" if seen is None else f"traces from {round(seen, 2)} of the original's on"
-        found.append(f"PASS, but the audit would have noticed {least}, and should notice {round(effect, 2)}")
+        least = "not known" if seen is None else f"{round(seen, 2)} of that in the original"
+        found.append(f"PASS, but the least trace it notices is {least}; it should be {round(effect, 2)} or less")
     return found
 
 

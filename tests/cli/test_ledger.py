@@ -9,6 +9,7 @@ from excise import lifecycle, store, verify
 from excise.cli import commands_ledger  # noqa: F401 - adds its commands
 from excise.cli import ledger as work
 from excise.lifecycle import requesting
+from excise.store.keys import keys_home
 from tests.cli.project import typed
 
 OPEN = {
@@ -79,8 +80,13 @@ def test_the_same_in_words(ledger, excise, project):
     )
     said = excise("ledger", "status", "life").out
     assert "OVERDUE" in said and "1 waiting, 1 overdue; in use: the original" in said
+    assert "test accuracy changed by +0.0 percentage points, 0.00 retrainings spent by runs with a receipt" in said
+    id = lifecycle.status("life")["requests"][0]["id"]
+    table = said.split("\n")[:3]
+    assert table[2] == f"request 1: {id}" and all(len(line) <= 80 for line in table)
+    assert table[1].split() == ["1", "10", "2026-02-03", table[1].split()[3], "d", "OVERDUE", "open"]
     said = excise("ledger", *RUN).out
-    assert "Run 1: 1 requests, verdict INCONCLUSIVE; receipt 1." in said
+    assert "Run 1: 1 request, verdict INCONCLUSIVE; receipt 1." in said
     assert "adopted all the same, and its requests count as answered with the verdict INCONCLUSIVE: at tier T0" in said
     assert re.search(
         r"0 waiting, 0 overdue; in use: life/runs/0001/model\.safetensors", excise("ledger", "status", "life").out
@@ -119,6 +125,9 @@ def test_records_are_taken_by_content_and_what_is_no_training_row_is_an_error(le
         (("run", "life", "--recipe", "DELL"), 2, "did you mean 'DEL'"),
         (("receipt", "life", "1", "--out", "r.json"), 2, "expected a receipt with the number 1 (there are 0)"),
         (("forget-key", "life", "abc"), 2, "expected an answered request under the id abc, found none"),
+        (("withdraw", "life", "abc"), 2, "expected an open request under the id abc, found none"),
+        (("head", "life", "--out", "life/receipts.jsonl"), 2, "lies in the ledger itself"),
+        (("head", "life", "--out", "."), 2, "--out: expected the name of a file, found '.'"),
         (("open", "life", *typed(OPEN)), 2, "expected an empty or new directory for a ledger"),
         (("open", "other", *typed(OPEN, max_drop=2)), 2, "max_drop: expected a fraction"),
     ],
@@ -130,11 +139,16 @@ def test_what_cannot_be_done_is_one_message_and_an_exit_code(ledger, project, wo
     assert not (project / "nowhere").exists() and not (project / "other").exists()
 
 
-def test_a_network_that_lost_too_much_is_refused_with_the_way_out(ledger, monkeypatch):
+def test_a_network_that_lost_too_much_is_refused_with_the_way_out(ledger, excise, monkeypatch):
     ledger("request", "life", "--forget", "ids.txt")
     monkeypatch.setattr(lifecycle.Subject, "test_accuracy", lambda *_: 0.1)
     done = ledger(*RUN)
     assert done.code == 3 and "--accept-drop" in done.json["error"] and "--anew" in done.json["error"]
+    found = ledger("status", "life").json
+    assert (found["runs"][0]["waits"] or "").startswith("--accept-drop or --anew")
+    assert found["requests"][0]["running"] is False
+    told = excise("ledger", "status", "life").out
+    assert "running" not in told and "Run 1 waits for --accept-drop or --anew: its network lost too much" in told
     done = ledger(*RUN, "--accept-drop")
     assert done.code == 0 and done.json["adopted"] and done.json["run"] == 1
 
@@ -211,3 +225,50 @@ def test_days_are_counted_from_the_day_received(ledger):
     one = lifecycle.status("life", today=date(2026, 2, 11))["requests"][0]
     assert (one["received"], one["days_left"]) == ("2026-02-01T10:00:00Z", 20)
     assert not Path("life", store.LOCK).exists()
+
+
+def test_a_request_is_taken_back_and_its_rows_may_be_named_again(ledger, excise):
+    made = ledger("request", "life", "--forget", "ids.txt").json
+    assert excise("ledger", "withdraw", "life", made["id"]).out.startswith(f"Request {made['id']} is taken back.")
+    found = ledger("status", "life").json
+    assert (found["waiting"], found["requests"][0]["state"]) == (0, "withdrawn")
+    assert ledger(*RUN).code == 2
+    assert ledger("request", "life", "--forget", "ids.txt").code == 0
+
+
+def test_a_record_is_shown_to_be_among_the_rows_of_a_receipt(ledger, excise, project):
+    made = ledger("request", "life", "--forget", "ids.txt").json
+    ledger(*RUN)
+    ledger("receipt", "life", "1", "--out", "receipt.json")
+    done = excise("ledger", "show-record", "life", made["id"], "--row", "20", "--out", "path.json")
+    assert (
+        done.out == "Wrote path.json. Whoever has the receipt checks it by: excise verify RECEIPT --record path.json\n"
+    )
+    assert excise("verify", "receipt.json", "--record", "path.json", "--json").json["valid"]
+    (project / "asked.py").write_text(
+        "import mine\n\n\ndef one():\n    inputs, labels = mine.train()\n    return inputs[[20]], labels[[20]]\n"
+    )
+    before = (project / "path.json").read_bytes()
+    words = ("show-record", "life", made["id"], "--out", "path.json")
+    assert ledger(*words, "--record", "asked:one").code == 0 and (project / "path.json").read_bytes() == before
+    refused = ledger(*words, "--row", "21")
+    assert refused.code == 2 and "expected one record that is among the rows" in refused.json["error"]
+
+
+def test_a_second_run_with_other_settings_beside_one_at_work_names_its_process(ledger, project):
+    ledger("request", "life", "--forget", "ids.txt")
+    with store.lock(project / "life"):
+        done = ledger("run", "life", "--recipe", "DEL", "--tier", "T0", "--seed", "3")
+    assert done.code == 7 and re.search(r"is in use by process \d+", done.json["error"])
+
+
+def test_a_key_that_is_gone_is_said_to_be_gone(ledger, excise, project):
+    made = ledger("request", "life", "--forget", "ids.txt").json
+    ledger(*RUN)
+    (key,) = Path(keys_home() / "keys").glob(made["key_id"])
+    key.unlink()
+    assert f"until they are put back: {made['id']}." in excise("ledger", "status", "life").out
+    done = excise("ledger", "forget-key", "life", made["id"])
+    assert done.code == 0 and "is not on this machine: it is noted as gone, and may lie elsewhere" in done.out
+    assert ledger("status", "life").json["notes"] == []
+    assert ledger("status", "life").json["requests"][0]["key"] == "destroyed"

@@ -414,3 +414,18 @@ def test_every_reason_fits(book):
     for number, reason in enumerate(REASONS):
         book.add(request(number, reason=reason), [digest(number)])
     assert [one.reason for one in book.requests()] == ["erasure", "mislabel", "poison"]
+
+
+def test_the_rows_of_a_withdrawn_request_count_no_more_towards_all(book):
+    book.add(request(1, num_rows=60), [b"a" * 32])
+    with pytest.raises(errors.BadSplit, match="these 40 rows are all that no request has named yet"):
+        book.add(request(2, num_rows=40), [b"b" * 32])
+    book.add(request(2, num_rows=39), [b"b" * 32])
+    book.withdraw(request(1).id)
+    assert book.rows() == {b"b" * 32: request(2).id} and book.requests()[0].key_id is None
+    book.add(request(3, num_rows=60), [b"a" * 32])
+    assert book.begin("r", "now", {}).requests == (request(2).id, request(3).id)
+    with pytest.raises(
+        errors.BadRequest, match=r"expected an open request under the id 0*3, found one that is open, or"
+    ):
+        book.withdraw(request(3).id)

@@ -1,3 +1,4 @@
+import os
 import time
 
 import numpy as np
@@ -182,3 +183,9 @@ def test_a_million_rows_are_checked_in_ten_seconds(tmp_path):
     assert time.process_time() - began <= 10 * count / 1_000_000
     assert root.startswith("sha256:")
     assert back.num_rows == count
+
+
+def test_a_pipe_is_no_manifest(tmp_path):
+    os.mkfifo(tmp_path / "manifest.bin")
+    with pytest.raises(errors.BadData, match="it is a directory, a pipe or a device"):
+        Manifest.load(tmp_path / "manifest.bin")

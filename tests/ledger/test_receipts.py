@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from excise import verify
+from excise.ledger.log import Log
 from excise.ledger.receipts import CLAIM, LIMITS, receipt
 from tests.ledger import samples
 
@@ -82,3 +83,16 @@ def test_a_receipt_cannot_be_built_from_half_an_audit():
     with pytest.raises(KeyError, match="controls"):
         samples.build(1, verify.GENESIS, audit=audit)
     assert callable(receipt)
+
+
+def test_settings_of_the_names_that_stand_once_in_a_receipt_do_not_keep_it_out_of_the_log(tmp_path):
+    params = {"seq": 1, "one": [{"prev": "x", "hash": {"hash": 2}}], "text": '"seq":1,"hash":"x",'}
+    method = {"name": "DEL", "params": params, "code": "0.1", "model_code": None, "seed": 7}
+    log = Log(tmp_path / "log")
+    sealed = log.append(lambda seq, prev: samples.build(seq, prev, method=method))
+    assert sealed["method"]["params"] == {
+        "seq_": 1,
+        "one": [{"prev_": "x", "hash_": {"hash_": 2}}],
+        "text": params["text"],
+    }
+    assert log.receipts() == [sealed] and verify.log_faults(log.path.read_bytes()) == []

@@ -271,6 +271,8 @@ def test_a_stop_in_the_midst_of_training_goes_on_from_a_checkpoint_to_the_same_b
         (None, {"tier": "T1"}, "plan: every run is audited"),
         (PLAN, {"tier": "T9"}, "tier: expected one of T0, T1, T2, found 'T9'"),
         (PLAN, {"tier": "T0", "oracles": 4}, "oracles: tier T0 retrains nothing"),
+        (PLAN, {**SHORT, "checkpoint_seconds": float("inf")}, "checkpoint_seconds: expected a finite number"),
+        (PLAN, {**SHORT, "bank": __file__}, "bank: expected a directory, found a file"),
     ],
 )
 def test_an_audit_that_cannot_be_made_is_refused_before_a_run_is_begun(opened, plan, given, words):
@@ -395,6 +397,20 @@ def test_a_later_run_is_audited_beside_the_original_and_not_beside_the_network_i
     first, second = (one.mask for one, _ in seen)
     assert (second | first).num_selected == second.num_selected >= first.num_selected
     assert [run["verdict"] for run in ledger.status()["runs"]] == ["INCONCLUSIVE", "INCONCLUSIVE"]
+
+
+def test_the_network_of_an_earlier_run_may_be_removed_and_the_life_goes_on(opened):
+    ledger = opened(max_drop=1.0)
+    for row in (3, 11):
+        ledger.request([row])
+        ledger.run(recipes.DEL(epochs=1), **SHORT)
+    first, second = (ledger.directory / "runs" / name for name in ("0001", "0002"))
+    for name in ("model.safetensors", "patch.safetensors"):
+        (first / name).unlink()
+    ledger.request([19])
+    done = ledger.run(recipes.DEL(epochs=1), **SHORT)
+    assert done["adopted"] and (second / "model.safetensors").is_file()
+    assert [one.outcome for one in ledger.replay([recipes.DEL(epochs=1)])] == ["valid"] * 3
 
 
 def test_without_the_original_the_life_goes_on_and_drift_is_not_known(ledger):

@@ -72,6 +72,12 @@ def test_a_beginning_that_was_broken_off_can_be_made_again(opened, tmp_path, mon
     [
         ({"max_drop": 1.5}, errors.BadRequest, "max_drop: expected a fraction"),
         ({"due_days": 0}, errors.BadRequest, "due_days: expected an integer of at least 1"),
+        ({"due_days": 3651}, errors.BadRequest, "due_days: expected at most 3650 days, found 3651"),
+        (
+            {"test": tuple(one.clone() for one in TRAIN)},
+            errors.BadSplit,
+            "test: 160 of its 160 rows are exact copies of training rows",
+        ),
         ({"test": None}, errors.BadSplit, "give test rows"),
         ({"model": nn.Flatten()}, errors.ExciseError, "parameter"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from excise import errors
 from excise.ledger.book import Book
 from excise.lifecycle import papers as desk
-from excise.lifecycle.papers import BOOK, RECEIPTS, now, opened
+from excise.lifecycle.papers import BOOK, MANIFEST, RECEIPTS, now, opened
 from excise.recipes import Finetune
 
 
@@ -94,3 +94,17 @@ def test_a_receipt_is_of_the_run_that_it_names(ledger):
     assert receipt["run"] == run.id and desk._is_of(receipt, run)
     for changed in ({"run": "0" * 32}, {"requests": []}, {"hash": f"sha256:{'0' * 64}"}):
         assert not desk._is_of({**receipt, **changed}, run)
+
+
+@pytest.mark.parametrize("name", [BOOK, MANIFEST, "runs/0001/model.safetensors"])
+def test_a_file_of_the_ledger_that_is_gone_is_found_at_once(ledger, name):
+    answered(ledger, 3)
+    ledger.request([11])
+    path = ledger.directory / name
+    content = path.read_bytes()
+    path.unlink()
+    for look in (ledger.status, lambda: ledger.run(Finetune(epochs=1), tier="T0")):
+        with pytest.raises(errors.Corrupt, match=f"{path.name}.* is gone"):
+            look()
+    path.write_bytes(content)
+    assert ledger.status()["waiting"] == 1

@@ -12,7 +12,7 @@ from excise.ledger.book import Book
 from excise.ledger.commitments import commit, included, inclusion, load_key, record_digests
 from excise.lifecycle import requesting
 from excise.lifecycle.papers import BOOK, MANIFEST
-from excise.recipes import Finetune
+from excise.recipes import Finetune, NegGrad
 from tests.planted import TEST, TRAIN
 
 
@@ -259,3 +259,65 @@ def test_a_key_whose_destruction_was_broken_off_before_the_book_knew_is_destroye
             ledger.forget_key(made.id)
     ledger.forget_key(made.id)
     assert ledger.status()["requests"][0]["key"] == "destroyed"
+
+
+def test_an_open_request_is_taken_back_with_its_key_and_no_other(ledger, home):
+    made, other = ledger.request([3, 11]), ledger.request([19])
+    ledger.withdraw(made.id)
+    assert [one["state"] for one in ledger.status()["requests"]] == ["withdrawn", "open"]
+    assert ledger.status()["waiting"] == 1 and not ledger.status()["requests"][0]["overdue"]
+    with pytest.raises(errors.BadRequest, match="was destroyed"):
+        load_key(made.key_id)
+    again = ledger.request([3])
+    done = ledger.run(Finetune(epochs=1), tier="T0")
+    assert done["requests"] == [other.id, again.id] and ledger.receipt(1)["retain_rows"] == 158
+    for request, words in ((made.id, "withdrawn"), (again.id, "answered"), ("abc", "none")):
+        with pytest.raises(
+            errors.BadRequest, match=f"expected an open request under the id {request}, found .*{words}"
+        ):
+            ledger.withdraw(request)
+
+
+def test_a_request_that_a_run_has_taken_up_is_not_taken_back(ledger):
+    made = ledger.request([3])
+    with pytest.raises(errors.Diverged):
+        ledger.run(NegGrad(lr=1e38, epochs=3), tier="T0")
+    with pytest.raises(errors.BadRequest, match="or that a run has taken up"):
+        ledger.withdraw(made.id)
+    assert load_key(made.key_id).id == made.key_id
+
+
+def test_two_requests_at_once_cannot_name_all_rows_between_them(ledger, home, monkeypatch):
+    real, first = requesting.commit, []
+
+    def meanwhile(*given):  # after the look at what is left, before the book takes the request
+        if not first:
+            first.append(None)
+            ledger.request(range(80))
+        return real(*given)
+
+    monkeypatch.setattr(requesting, "commit", meanwhile)
+    with pytest.raises(errors.BadSplit, match="these 80 rows are all that no request has named yet"):
+        ledger.request(range(80, 160))
+    assert [one["num_rows"] for one in ledger.status()["requests"]] == [80]
+    assert ledger.request(range(80, 159)).num_rows == 79
+
+
+def test_other_test_or_holdout_rows_are_refused(opened, original):
+    held = TEST[0][:10] + 5, TEST[1][:10]
+    ledger = opened(holdout=held)
+    ledger.request([3])
+    changed = TEST[0].clone()
+    changed[7, 0] += 1
+    for name, given in (
+        ("test", {"test": (changed, TEST[1]), "holdout": held}),
+        ("holdout", {"test": TEST, "holdout": (held[0] + 1, held[1])}),
+        ("holdout", {"test": TEST}),
+    ):
+        other = type(ledger)(ledger.directory, original, TRAIN, plan=ledger.subject.plan, **given)
+        for use in (lambda one=other: one.request([11]), lambda one=other: one.run(Finetune(epochs=1), tier="T0")):
+            with pytest.raises(errors.Corrupt, match=f"{name}: expected the rows that the ledger was opened with"):
+                use()
+    turned = TEST[0].flip(0), TEST[1].flip(0)  # the same rows in another order
+    same = type(ledger)(ledger.directory, original, TRAIN, test=turned, holdout=held, plan=ledger.subject.plan)
+    assert same.request([11]).state == "open"

@@ -1,11 +1,13 @@
 import json
+import os
 from datetime import date
 
 import pytest
 
-from excise import errors, verify
-from excise.lifecycle import export_receipt, head, receipt, requesting, status
-from excise.recipes import Finetune
+from excise import errors, store, verify
+from excise.lifecycle import export_head, export_receipt, head, receipt, requesting, status
+from excise.lifecycle.papers import opened as opened_papers
+from excise.recipes import Finetune, NegGrad
 from tests.lifecycle.conftest import COLLAPSE
 
 
@@ -86,3 +88,62 @@ def test_a_request_that_failed_in_two_runs_brings_the_advice_too(opened):
 def test_a_receipt_that_is_not_there_is_an_error(ledger, which):
     with pytest.raises(errors.BadRequest, match=r"expected a receipt .*, found none; see `excise ledger status"):
         receipt(ledger.directory, which)
+
+
+def test_what_a_begun_run_waits_for_is_said_and_only_one_at_work_is_running(opened):
+    ledger = opened(max_drop=0.02)
+    ledger.request([3])
+    with pytest.raises(errors.Refused):
+        ledger.run(COLLAPSE, tier="T0")
+    found = status(ledger.directory)
+    assert found["runs"][0]["waits"] == found["requests"][0]["waits"]
+    assert found["runs"][0]["waits"].startswith("--accept-drop or --anew") and not found["requests"][0]["running"]
+    with store.lock(ledger.directory):
+        at_work = status(ledger.directory)
+    assert at_work["requests"][0]["running"] and at_work["runs"][0]["waits"] is None
+    with pytest.raises(errors.Diverged):
+        ledger.run(NegGrad(lr=1e38, epochs=3), tier="T0", anew=True)
+    assert status(ledger.directory)["runs"][1]["waits"].startswith("the same command again, or --anew")
+    assert ledger.run(Finetune(epochs=1, lr=0.001), tier="T0", anew=True)["adopted"]
+    assert [one["waits"] for one in status(ledger.directory)["runs"]] == [None, None, None]
+
+
+def test_an_accepted_drop_is_waited_for_no_more(opened):
+    ledger = opened(max_drop=0.02)
+    ledger.request([3])
+    with pytest.raises(errors.Refused):
+        ledger.run(COLLAPSE, tier="T0")
+    ledger.run(COLLAPSE, tier="T0", accept_drop=True)
+    assert "refused" not in store.read_record(ledger.directory / "runs" / "0001")
+
+
+def test_the_ledgers_own_key_is_missed(ledger, home):
+    assert status(ledger.directory)["notes"] == []
+    with opened_papers(ledger.directory) as papers:
+        key = home / "excise" / "keys" / papers.book.life().key_id
+    content = key.read_bytes()
+    key.write_bytes(content[:-1])
+    (note,) = status(ledger.directory)["notes"]
+    assert key.name in note and "no request is taken or answered, until it is put back" in note
+    key.write_bytes(content)
+    assert status(ledger.directory)["notes"] == []
+
+
+@pytest.mark.parametrize("name", ["receipts.jsonl", "runs/0001/model.safetensors", "new.json", "../link"])
+def test_nothing_is_written_over_what_lies_in_the_ledger(ledger, tmp_path, name):
+    ledger.request([3])
+    ledger.run(Finetune(epochs=1), tier="T0")
+    (tmp_path / "link").symlink_to(ledger.directory / "receipts.jsonl")
+    before = (ledger.directory / "receipts.jsonl").read_bytes()
+    for write in (lambda out: export_receipt(ledger.directory, 1, out), lambda out: export_head(ledger.directory, out)):
+        with pytest.raises(errors.BadRequest, match="lies in the ledger itself, whose files nobody else writes"):
+            write(ledger.directory / name)
+    assert (ledger.directory / "receipts.jsonl").read_bytes() == before and not (ledger.directory / "new.json").exists()
+
+
+def test_a_pipe_or_a_directory_is_no_place_for_a_receipt(ledger, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for out in (tmp_path / "pipe", tmp_path, ".", ""):
+        with pytest.raises(errors.BadRequest, match="--out: expected the name of a file, found"):
+            export_head(ledger.directory, out)
+    assert export_head(ledger.directory, tmp_path / "head.json") == json.loads((tmp_path / "head.json").read_text())

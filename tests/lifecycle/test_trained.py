@@ -3,7 +3,9 @@ import torch
 from torch.utils.data import TensorDataset
 
 from excise import errors
-from excise.ledger.commitments import new_key
+from excise.data import Rows
+from excise.ledger import merkle
+from excise.ledger.commitments import new_key, record_digests
 from excise.lifecycle.trained import Trained
 
 INPUTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
@@ -94,3 +96,15 @@ def test_rows_that_were_forgotten_may_be_gone_and_no_others(key):
     less.require_life(manifest, {manifest[2], manifest[4]}, key)
     with pytest.raises(errors.Corrupt, match="gone without having been forgotten"):
         less.require_life(manifest, {manifest[2]}, key)
+
+
+def test_test_rows_that_are_copies_of_training_rows_are_refused(key):
+    both = torch.cat([TEST[0], INPUTS[[3, 5]]]), torch.cat([TEST[1], LABELS[[3, 5]]])
+    with pytest.raises(errors.BadSplit, match="test: 2 of its 4 rows are exact copies of training rows"):
+        Trained((INPUTS, LABELS), test=both).roots(key)
+    relabelled = INPUTS[[3, 5]], LABELS[[3, 5]] + 1
+    tested, held = Trained((INPUTS, LABELS), test=relabelled).roots(key)
+    digests = sorted(record_digests(Rows.all_of(relabelled), key))
+    assert (tested, held) == (merkle.root(digests).hex(), "")
+    with_holdout = Trained((INPUTS, LABELS), test=relabelled, holdout=TEST).roots(key)
+    assert with_holdout[0] == tested and len(with_holdout[1]) == 64

@@ -235,3 +235,18 @@ def test_without_a_home_there_is_no_place_for_keys(monkeypatch):
         keys.new_key()
     with pytest.raises(errors.DiskError, match="the key that hides row ids in records cannot be kept"):
         store.commitment(torch.tensor([1]))
+
+
+def test_a_pipe_in_place_of_a_key_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    key = keys.new_key()
+    for path in (tmp_path / "excise" / "keys" / key.id, tmp_path / "excise" / "key"):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    for use in (
+        lambda: keys.load_key(key.id),
+        lambda: keys.destroy_key(key.id),
+        lambda: store.commitment(torch.arange(3)),
+    ):
+        with pytest.raises(errors.DiskError, match="is a directory, a pipe or a device"):
+            use()

@@ -164,3 +164,14 @@ def test_processes_take_turns(tmp_path):
     for one in several:
         one.join(60)
     assert path.read_bytes() == b"".join(b"<%d>\n" % number for number in range(1, 101))
+
+
+def test_a_pipe_is_neither_read_nor_added_to(tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with pytest.raises(errors.BadData, match="cannot be read: it is a directory, a pipe or a device"):
+        logs.read_lines(tmp_path / "log")
+    with (
+        pytest.raises(errors.DiskError, match="it is a directory, a pipe or a device"),
+        logs.appending(tmp_path / "log", bool),
+    ):
+        pass

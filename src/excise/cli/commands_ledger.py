@@ -56,7 +56,7 @@ def begin(
     max_drop: Annotated[
         float, typer.Option(help="How far accuracy on the test rows may fall below that of these weights.")
     ] = 0.02,
-    due_days: Annotated[int, typer.Option(min=1, help="Days to answer a request.")] = 30,
+    due_days: Annotated[int, typer.Option(min=1, max=3650, help="Days to answer a request.")] = 30,
     after: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="The ledger before a retraining: what it has forgotten may not be back."),
@@ -203,5 +203,38 @@ def forget_key(
     debug: Debug = False,
     config: Config = None,
 ) -> Asked:
-    """Destroy the key of an answered request, so that its commitment says nothing to anybody any more."""
+    """Destroy an answered request's key: its commitment says nothing then; the ledger's own digests of the rows stay."""
     return _asked("forget-key", locals())
+
+
+@ledger.command()
+def withdraw(
+    directory: Directory,
+    request: Id,
+    seed: NoSeed = 0,
+    device: NoDevice = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Take back a request that no run has taken up; its rows may be named again."""
+    return _asked("withdraw", locals())
+
+
+@ledger.command("show-record")
+def show_record(
+    directory: Directory,
+    request: Id,
+    out: Annotated[Path, typer.Option(help="The file to write, for `excise verify --record`.")],
+    row: Annotated[int | None, typer.Option(min=0, help="The id of the training row.")] = None,
+    record: Annotated[str | None, typer.Option(help="Instead of the id pkg.mod:row, a data set of one record.")] = None,
+    seed: NoSeed = 0,
+    device: NoDevice = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Write what shows one record to be among a request's rows, and nothing of the others but how many there are."""
+    return _asked("show-record", locals())

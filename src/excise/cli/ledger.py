@@ -32,6 +32,8 @@ def run(*, what: str, quiet: bool, **options: Any) -> tuple[dict[str, Any], int]
         "receipt": _receipt,
         "replay": _replay,
         "forget-key": _forget_key,
+        "withdraw": _withdraw,
+        "show-record": _show_record,
     }
     unused = {"open": {"seed"}, "replay": {"seed"}, "run": set()}.get(what, {"seed", "device"})
     own = {name: value for name, value in options.items() if name not in unused}
@@ -97,8 +99,7 @@ def _request(
         due=None if due is None else _date(due),
     )
     found = {**msgspec.to_builtins(made), "directory": str(directory)}
-    rows = "row" if made.num_rows == 1 else "rows"
-    show.say(to, f"Request {made.id}: {made.num_rows:,} {rows}, exact copies included; due {made.due}.")
+    show.say(to, f"Request {made.id}: {counted(made.num_rows, 'row')}, exact copies included; due {made.due}.")
     show.say(to, f"Answer it by: excise ledger run {directory}")
     return found, 0
 
@@ -107,12 +108,14 @@ def _status(*, directory: Path, to: Console, quiet: bool) -> tuple[dict[str, Any
     found = lifecycle.status(directory)
     if found["requests"]:
         table = show.plain_table("request", "rows", "due", "left", "state", "verdict", "receipt")
-        for one in found["requests"]:
+        for number, one in enumerate(found["requests"], 1):
             left = "" if one["days_left"] is None else f"{one['days_left']} d{' OVERDUE' if one['overdue'] else ''}"
-            state = "running" if one["running"] else one["state"]
+            state = "running" if one["running"] else "waits" if one["waits"] else one["state"]
             told = (one["num_rows"], one["due"], left, state, one["verdict"] or "", one["receipt"] or "")
-            table.add_row(one["id"], *map(str, told))
+            table.add_row(str(number), *map(str, told))
         to.print(table)
+        for number, one in enumerate(found["requests"], 1):  # below: 32 digits leave too little of 80 columns
+            show.say(to, f"request {number}: {one['id']}")
     if found["runs"]:
         table = show.plain_table("run", "recipe", "requests", "state", "verdict", "adopted", "receipt")
         for one in found["runs"]:
@@ -121,12 +124,17 @@ def _status(*, directory: Path, to: Console, quiet: bool) -> tuple[dict[str, Any
                 one["num_requests"],
                 one["state"],
                 one["verdict"] or "",
-                one["adopted"],
+                "" if one["verdict"] is None else "yes" if one["adopted"] else "no",
                 one["receipt"],
             )
             table.add_row(str(one["number"]), *("" if cell is None else str(cell) for cell in told))
         to.print(table)
     show.say(to, _summary(found))
+    for one in found["runs"]:
+        if one["waits"]:
+            show.say(to, f"Run {one['number']} waits for {one['waits']}.")
+    for one in found["notes"]:
+        show.say(to, one)
     for one in found["advice"]:
         show.say(to, f"Retrain from scratch on the rows that are left: {one}.")
     return found, 0
@@ -139,8 +147,8 @@ def _summary(found: Mapping[str, Any]) -> str:
     return (
         f"{found['waiting']} waiting, {found['overdue']} overdue; in use: {found['model'] or 'the original'}. Since the "
         f"original: {show.percent(drift['forgotten_fraction'])} % of the rows forgotten, weights moved by {distance} of their "
-        f"length, test accuracy {100 * drift['test_accuracy_change']:+.1f} points, {cost} retrainings spent. Head "
-        f"{found['head']['seq']}."
+        f"length, test accuracy changed by {100 * drift['test_accuracy_change']:+.1f} percentage points, {cost} retrainings "
+        f"spent by runs with a receipt. Head {found['head']['seq']}."
     )
 
 
@@ -180,7 +188,8 @@ def _run(
         )
     show.say(
         to,
-        f"Run {found['run']}: {len(found['requests'])} requests, verdict {found['verdict']}; receipt {found['seq']}.",
+        f"Run {found['run']}: {counted(len(found['requests']), 'request')}, verdict {found['verdict']}; receipt "
+        f"{found['seq']}.",
     )
     for reason in found["reasons"]:
         show.say(to, f"  - {reason}")
@@ -202,9 +211,7 @@ def _undecided(tier: str | None) -> str:
 
 
 def _head(*, directory: Path, out: Path | None, to: Console, quiet: bool) -> tuple[dict[str, Any], int]:
-    found = lifecycle.head(directory)
-    if out is not None:
-        store.write_json(out, found)
+    found = lifecycle.head(directory) if out is None else lifecycle.export_head(directory, out)
     show.say(to, f"{found['seq']}:{found['hash'].removeprefix('sha256:')}")
     return found, 0
 
@@ -256,8 +263,26 @@ def replay_faults(receipt: Path, directory: Path, device: str, *, quiet: bool) -
 
 def _forget_key(*, directory: Path, request: str, to: Console, quiet: bool) -> tuple[dict[str, Any], int]:
     found = lifecycle.forget_key(directory, request)
-    show.say(to, f"The key of request {request} is destroyed. Lost with it: {'; '.join(found['lost'])}.")
+    done = (
+        "is destroyed" if found["found"] else "is not on this machine: it is noted as gone, and may lie elsewhere still"
+    )
+    show.say(to, f"The key of request {request} {done}. Lost with it: {'; '.join(found['lost'])}.")
     return found, 0
+
+
+def _withdraw(*, directory: Path, request: str, to: Console, quiet: bool) -> tuple[dict[str, Any], int]:
+    lifecycle.withdraw(directory, request)
+    show.say(to, f"Request {request} is taken back. It gets no receipt, and its rows may be named again.")
+    return {"request": request, "state": "withdrawn"}, 0
+
+
+def _show_record(
+    *, directory: Path, request: str, row: int | None, record: str | None, out: Path, to: Console, quiet: bool
+) -> tuple[dict[str, Any], int]:
+    given = None if record is None else tables.read_rows(record, "--record")
+    found = lifecycle.show_record(directory, _trained(_words(directory)), request, out, row=row, record=given)
+    show.say(to, f"Wrote {out}. Whoever has the receipt checks it by: excise verify RECEIPT --record {out}")
+    return {"out": str(out), "request": request, **found}, 0
 
 
 def _ledger(directory: Path, device: str) -> Ledger:
@@ -314,6 +339,15 @@ def _date(words: str) -> date:
         return date.fromisoformat(words)
     except ValueError as error:
         raise errors.BadRequest(f"--due: expected a date as YYYY-MM-DD, found {words!r}") from error
+
+
+def counted(number: int, noun: str) -> str:
+    """Give a number with its noun.
+
+    >>> counted(1, "row"), counted(1200, "row")
+    ('1 row', '1,200 rows')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _some(found: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -26,9 +26,9 @@ _PATIENCE_SECONDS = 30.0
 _SCHEMA = (
     "CREATE TABLE life (one INTEGER PRIMARY KEY CHECK (one = 1), facts TEXT NOT NULL)",
     "CREATE TABLE requests (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, received TEXT NOT NULL, "
-    "due TEXT NOT NULL, reason TEXT NOT NULL, state TEXT NOT NULL CHECK (state IN ('open', 'answered', 'failed')), "
-    "num_rows INTEGER NOT NULL CHECK (num_rows > 0), root TEXT NOT NULL, key_id TEXT, "
-    "CHECK (key_id IS NOT NULL OR state = 'answered'))",
+    "due TEXT NOT NULL, reason TEXT NOT NULL, state TEXT NOT NULL "
+    "CHECK (state IN ('open', 'answered', 'failed', 'withdrawn')), num_rows INTEGER NOT NULL CHECK (num_rows > 0), "
+    "root TEXT NOT NULL, key_id TEXT, CHECK (key_id IS NOT NULL OR state IN ('answered', 'withdrawn')))",
     "CREATE TABLE rows (digest BLOB PRIMARY KEY, request TEXT REFERENCES requests (id)) WITHOUT ROWID",
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, begun TEXT NOT NULL, "
     "state TEXT NOT NULL CHECK (state IN ('begun', 'done', 'dropped')), asked TEXT NOT NULL, seq INTEGER UNIQUE, "
@@ -124,7 +124,7 @@ class Book:
         """Take a request with the digests of its rows under the ledger's key.
 
         Raises:
-            errors.BadSplit: no rows, or some that an earlier request named.
+            errors.BadSplit: no rows, some that an earlier request named, or all that no request has named.
         """
         own = sorted(set(digests))
         if not own:
@@ -135,6 +135,12 @@ class Book:
                 raise errors.BadSplit(
                     f"{len(known)} of {len(own)} rows were named in earlier requests and are forgotten or waiting; "
                     "leave them out, see `excise ledger status`"
+                )
+            named = self._one("SELECT COALESCE(SUM(num_rows), 0) FROM requests WHERE state != 'withdrawn'")[0]
+            if named + request.num_rows >= self.life().num_rows:
+                raise errors.BadSplit(
+                    f"forget: these {request.num_rows} rows are all that no request has named yet; a network trained on "
+                    "nothing is an untrained one"
                 )
             database.execute(
                 "INSERT INTO requests (id, received, due, reason, state, num_rows, root, key_id) "
@@ -175,6 +181,21 @@ class Book:
         with self._explained():
             return dict(self._all("SELECT digest, request FROM rows"))
 
+    def withdraw(self, request: str) -> None:
+        """Note that a request is taken back, and take its rows out; its key is no more.
+
+        Raises:
+            errors.BadRequest: no such request, one that a run has taken up, or one that is answered or withdrawn.
+        """
+        with self._writing() as database:
+            found = self._all("SELECT state FROM requests WHERE id = ?", request)
+            runs = "SELECT 1 FROM batches JOIN runs ON run = number WHERE request = ? AND runs.state != 'dropped'"
+            if not found or found[0][0] != "open" or self._all(runs, request):
+                what = f"one that is {found[0][0]}, or that a run has taken up" if found else "none"
+                raise errors.BadRequest(f"expected an open request under the id {request}, found {what}")
+            database.execute("UPDATE requests SET state = 'withdrawn', key_id = NULL WHERE id = ?", (request,))
+            database.execute("DELETE FROM rows WHERE request = ?", (request,))
+
     def forget_key(self, request: str) -> None:
         """Note that an answered request's key is no more, and take its name off its rows.
 
@@ -206,7 +227,7 @@ class Book:
             errors.BadRequest: there is none.
         """
         with self._writing() as database:
-            batch = self._all("SELECT id FROM requests WHERE state != 'answered'")
+            batch = self._all("SELECT id FROM requests WHERE state IN ('open', 'failed')")
             if not batch:
                 raise errors.BadRequest(
                     "expected open requests to answer, found none; add one with `excise ledger request`"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 REASONS = ("erasure", "mislabel", "poison")
-State = Literal["open", "answered", "failed"]
+State = Literal["open", "answered", "failed", "withdrawn"]
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +22,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         max_drop: how far accuracy on test rows may fall below the original's.
         due_days: time to answer a request.
         test_accuracy: the original's.
+        test_root: Merkle root over the digests of the test rows, ascending, under the same key; empty if not taken.
+        holdout_root: the same of the holdout rows; empty where there were none.
         words: what was typed to name network and data, for the command line.
     """
 
@@ -33,6 +35,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_drop: float
     due_days: int
     test_accuracy: float
+    test_root: str = ""
+    holdout_root: str = ""
     words: dict[str, str | None] = {}
 
 

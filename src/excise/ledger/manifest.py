@@ -156,6 +156,8 @@ def _cut(piece: bytes) -> list[bytes]:
 def _checked(path: Path) -> tuple[str, int, int]:
     """Read the header of a manifest's file, and the whole file once to see that it is what was written."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is a directory, a pipe or a device")
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)

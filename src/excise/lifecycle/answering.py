@@ -6,7 +6,6 @@ again), so that the same call goes on after a kill, with the same batch and to t
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -19,19 +18,19 @@ from torch import nn
 from excise import errors, params, store
 from excise.data import Split
 from excise.data.content import content_commitment
-from excise.ledger.entries import Run
+from excise.lifecycle.beginning import begun, give_up, require_auditable
 from excise.lifecycle.drift import fell_too_far
 from excise.lifecycle.entering import drift_of, entered
-from excise.lifecycle.papers import Papers, now, opened
+from excise.lifecycle.papers import opened
 from excise.lifecycle.requesting import require_life
-from excise.lifecycle.settings import differing, recipe_values
+from excise.lifecycle.settings import recipe_values
 from excise.lifecycle.subject import Subject
 from excise.lifecycle.work import NUMBERS, PAGE, PLAN, Options, Work
 from excise.masks import Mask
 from excise.patch import Patch
 from excise.pipeline import Unlearned, audit, unlearn
 from excise.pipeline.audited import audit_page
-from excise.pipeline.planning import AuditPlan, named, require_planned, require_tier
+from excise.pipeline.planning import AuditPlan, named, require_planned
 from excise.pipeline.unlearned import MASK, MODEL
 from excise.recipes import Recipe
 from excise.report import render
@@ -75,13 +74,16 @@ def answer(
         errors.Diverged: as `excise.unlearn`; the run waits for `anew` and another recipe.
     """
     where = Path(directory)
-    _require_auditable(subject, options)
+    require_auditable(subject, options, bank, checkpoint_seconds)
     with opened(where):  # refused where there is none, before a lock would make a directory
         pass
     with store.lock(where), opened(where) as papers:
         life, key = require_life(papers, subject.trained)
         before = subject.in_use(papers, life)
-        run = _begun(papers, _asked(subject, before, recipe, options), anew=anew)
+        run, note = begun(papers, _asked(subject, before, recipe, options), anew=anew)
+        watching = hooks or Hooks()
+        if note:
+            watching.on_note(note)
         work = Work(
             papers=papers,
             subject=subject,
@@ -90,7 +92,7 @@ def answer(
             run=run,
             life=life,
             key=key,
-            hooks=hooks or Hooks(),
+            hooks=watching,
             bank=bank,
             checkpoint_seconds=checkpoint_seconds,
             watched=watched,
@@ -118,17 +120,6 @@ def answer(
         }
 
 
-def _require_auditable(subject: Subject, options: Options) -> None:
-    require_tier(options.tier)
-    if subject.plan is None and options.tier != "T0":
-        raise errors.BadRequest(
-            "plan: every run is audited beside networks retrained the way yours was, and this ledger does not know how; open "
-            "it with a plan, or audit at tier T0, which passes nothing"
-        )
-    if options.tier == "T0" and options.oracles is not None:
-        raise errors.BadRequest("oracles: tier T0 retrains nothing; leave them out, or take tier T1")
-
-
 def _asked(subject: Subject, before: nn.Module, recipe: Recipe, options: Options) -> dict[str, Any]:
     asked = {
         "model_before": params.model_digest(before),
@@ -141,36 +132,6 @@ def _asked(subject: Subject, before: nn.Module, recipe: Recipe, options: Options
     }
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(asked))
     return found
-
-
-def _begun(papers: Papers, asked: dict[str, Any], *, anew: bool) -> Run:
-    """Give the run under way if it is this one, else a new one over all that is open."""
-    for dropped in papers.book.runs():
-        if dropped.state == "dropped":  # by a call that was killed before it had removed everything
-            _remove_files(papers.run_directory(dropped.number))
-    run = next((one for one in papers.book.runs() if one.state == "begun"), None)
-    if run is not None and (anew or run.asked != asked):
-        if not anew:
-            raise errors.BadRequest(
-                f"run {run.number} was begun with other settings and is not done ({differing(run.asked, asked)[0]}); give the "
-                "same to go on with it, or `--anew` (anew=True) to give it up and begin again"
-            )
-        _give_up(papers, run)
-        run = None
-    return run or papers.book.begin(secrets.token_hex(16), now(), asked)
-
-
-def _give_up(papers: Papers, run: Run) -> None:
-    papers.book.drop(run.number)
-    _remove_files(papers.run_directory(run.number))
-
-
-def _remove_files(directory: Path) -> None:
-    """Remove what a run that was given up has made: a network that nobody needs."""
-    Checkpoints(directory / store.CHECKPOINTS).clear()
-    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if path.is_file():
-            store.remove(path)
 
 
 def _has_files(directory: Path | None) -> bool:
@@ -206,7 +167,7 @@ def _unlearned(work: Work, before: nn.Module, split: Split) -> tuple[Unlearned, 
         if not _has_files(
             kept.directory
         ):  # nothing was done: the words are to be corrected, no run is to be gone on with
-            _give_up(work.papers, work.run)
+            give_up(work.papers, work.run)
         raise
     record = directory.complete(done.save(directory.path), done.summary())
     kept.clear()
@@ -282,11 +243,13 @@ def _guarded(work: Work, model: nn.Module, *, accept_drop: bool) -> float:
     """Give the test accuracy, unless it fell too far and nobody has accepted that."""
     found, original = work.subject.test_accuracy(model), work.life.test_accuracy
     if fell_too_far(found - original, work.life.max_drop) and not accept_drop:
+        store.amend_record(work.directory, refused={"test_accuracy": found})
         raise errors.Refused(
             f"run {work.run.number}: test accuracy is {found:.2%}, and the original's {original:.2%}: it fell by more than the "
             f"{work.life.max_drop:.2%} that this ledger allows, so the network is not adopted. Its requests stay open. Give "
             "`--accept-drop` (accept_drop=True) to adopt it all the same, or `--anew` (anew=True) with another recipe"
         )
+    store.amend_record(work.directory, refused=None)
     return found
 
 

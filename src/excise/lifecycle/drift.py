@@ -28,7 +28,8 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         distance: L2 norm of the change of all parameters over that of the original's; None where the original is gone.
         forgotten_fraction: share of the training rows.
-        retrainings: what all runs cost, in retrainings; None where a run's share is not known.
+        retrainings: what all runs with a receipt cost, in retrainings, those that failed among them and those given up not;
+            None where a run's share is not known.
         test_accuracy_change: now less the original's.
     """
 

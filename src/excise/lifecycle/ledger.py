@@ -12,7 +12,7 @@ from torch import nn
 
 from excise import checks, errors, params, store
 from excise.ledger.book import Book, has_begun
-from excise.ledger.commitments import new_key
+from excise.ledger.commitments import destroy_key, new_key
 from excise.ledger.entries import Life, Request
 from excise.ledger.manifest import Manifest
 from excise.lifecycle import answering, replaying, requesting, standing
@@ -30,6 +30,9 @@ from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import Hooks
 from excise.train.plan import TrainPlan
 from excise.train.task import Forward, Loss, cross_entropy, forward_pair
+
+MOST_DAYS = 3650
+"""A request is to be answered within ten years."""
 
 
 class Ledger:
@@ -111,13 +114,14 @@ class Ledger:
             errors.BadRequest: the directory holds something, would hold the keys, or anybody may write there; or an argument
                 out of range.
             errors.InUse: another process opens a ledger there.
-            errors.BadSplit: rows that were forgotten before are back.
+            errors.BadSplit: rows that were forgotten before are back; test rows are copies of training rows.
             errors.BadData: rows that differ from one reading to the next.
             errors.DiskError: something could not be written.
         """
         where = Path(directory)
         checks.require_fraction("max_drop", max_drop)
-        checks.require_positive_int("due_days", due_days)
+        if checks.require_positive_int("due_days", due_days) > MOST_DAYS:
+            raise errors.BadRequest(f"due_days: expected at most {MOST_DAYS} days, found {due_days}")
         params.require_parameters(model)
         _require_new(where)
         trained = Trained(train, test=test, holdout=holdout)
@@ -127,6 +131,11 @@ class Ledger:
         with store.lock(where):
             _require_new(where)  # another call may have begun a life there since
             key = new_key()
+            try:
+                test_root, holdout_root = trained.roots(key)
+            except BaseException:
+                destroy_key(key.id)
+                raise
             manifest = Manifest.of(trained.rows, key)
             manifest.save(where / MANIFEST)
             life = Life(
@@ -138,6 +147,8 @@ class Ledger:
                 max_drop=max_drop,
                 due_days=due_days,
                 test_accuracy=subject.test_accuracy(model),
+                test_root=test_root,
+                holdout_root=holdout_root,
                 words=words or {},
             )
             Book.create(where / BOOK, life).close()
@@ -210,6 +221,10 @@ class Ledger:
         plain = [made for make in RECIPES.values() if (made := _without_settings(make)) is not None]
         recipe_of = among([*recipes, *self._recipes, *plain])
         return replaying.replay(self.directory, self.subject, recipe_of, seq=seq, hooks=hooks)
+
+    def withdraw(self, request: str) -> None:
+        """Take back a request that no run has taken up, see `excise.lifecycle.withdraw`."""
+        requesting.withdraw(self.directory, request)
 
     def forget_key(self, request: str) -> dict[str, Any]:
         """Destroy the key of an answered request, see `excise.lifecycle.forget_key`."""

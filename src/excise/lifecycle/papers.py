@@ -13,6 +13,7 @@ from excise import errors
 from excise.ledger.book import Book
 from excise.ledger.entries import Run
 from excise.ledger.log import Log
+from excise.pipeline.unlearned import MODEL
 from excise.store.places import require_private
 
 BOOK, RECEIPTS, MANIFEST, RUNS = "book.sqlite", "receipts.jsonl", "manifest.bin", "runs"
@@ -42,6 +43,18 @@ class Papers:
         """Give the run that made the network in use; None while that is the original."""
         return next((run for run in reversed(self.book.runs()) if run.found.get("adopted")), None)
 
+    def model(self) -> Path | None:
+        """Give the file of the network in use; None while that is the original.
+
+        Raises:
+            errors.Corrupt: it is gone.
+        """
+        newest = self.newest()
+        path = None if newest is None else self.run_directory(newest.number) / MODEL
+        if path is not None and not path.is_file():
+            raise errors.Corrupt(f"{path}, the network in use, is gone; put it back from a copy")
+        return path
+
 
 @contextmanager
 def opened(directory: str | Path) -> Iterator[Papers]:
@@ -54,7 +67,14 @@ def opened(directory: str | Path) -> Iterator[Papers]:
     """
     where = Path(directory)
     require_private(where, "directory")
+    held = [name for name in (MANIFEST, RECEIPTS) if (where / name).exists()]
+    if len(held) == 2 and not (where / BOOK).exists():
+        raise errors.Corrupt(
+            f"{where}: {BOOK} is gone, and {RECEIPTS} is there; put back a copy of the whole directory"
+        )
     with Book(where / BOOK) as book:
+        if not (where / MANIFEST).is_file():
+            raise errors.Corrupt(f"{where}: {MANIFEST} is gone, and {BOOK} is there; put it back from a copy")
         papers = Papers(where, book, Log(where / RECEIPTS))
         _reconcile(papers)
         yield papers

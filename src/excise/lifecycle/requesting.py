@@ -38,6 +38,14 @@ def require_life(papers: Papers, trained: Trained) -> tuple[Life, Key]:
     answered = {one.id for one in papers.book.requests() if one.state == "answered"}
     gone = {digest for digest, request in papers.book.rows().items() if request is None or request in answered}
     trained.require_life([row.tobytes() for row in manifest.digests], gone, key)
+    for name, told, found in zip(
+        ("test", "holdout"), (life.test_root, life.holdout_root), trained.roots(key), strict=True
+    ):
+        if life.test_root and told != found:
+            raise errors.Corrupt(
+                f"{name}: expected the rows that the ledger was opened with, found others, or changed ones; accuracies would "
+                "not be comparable; give the same, or open a new ledger"
+            )
     return life, key
 
 
@@ -130,6 +138,28 @@ def _require_some_left(papers: Papers, trained: Trained, rows: Rows, key: Key) -
         )
 
 
+def withdraw(directory: str | Path, request: str) -> None:
+    """Take back a request that no run has taken up: it gets no receipt, its rows may be named again, its key is destroyed.
+
+    Raises:
+        errors.BadRequest: no such request, or one that a run has taken up, or that is answered or withdrawn.
+    """
+    with opened(directory) as papers:
+        found = next((one for one in papers.book.requests() if one.id == request), None)
+        papers.book.withdraw(request)
+        if found is not None and found.key_id is not None:
+            _destroyed(found.key_id)
+
+
+def _destroyed(key_id: str) -> bool:
+    """Destroy a key; say whether it was there."""
+    try:
+        destroy_key(key_id)
+    except errors.BadRequest:  # no such file
+        return False
+    return True
+
+
 def require_not_returned(directory: str | Path, trained: Trained) -> None:
     """Refuse training data that hold rows which another ledger has forgotten, exact copies of them.
 
@@ -152,6 +182,8 @@ def require_not_returned(directory: str | Path, trained: Trained) -> None:
 def forget_key(directory: str | Path, request: str) -> dict[str, Any]:
     """Destroy the key of an answered request. Lost with it: to show a record's owner that it was among the rows, and replay.
 
+    One that is not there is noted as gone (`found` is False): it may lie elsewhere still.
+
     The rows stay forgotten: their digests under the ledger's key remain, without the request's name.
 
     Raises:
@@ -159,11 +191,13 @@ def forget_key(directory: str | Path, request: str) -> dict[str, Any]:
     """
     with opened(directory) as papers:
         found = next((one for one in papers.book.requests() if one.id == request), None)
+        there = True
         if found is not None and found.key_id is not None and found.state == "answered":
-            destroy_key(found.key_id)
+            there = _destroyed(found.key_id)
         papers.book.forget_key(request)
     return {
         "request": request,
+        "found": there,
         "lost": [
             "to show whoever holds a record that it was among this request's rows",
             "to repeat the run that answered it, and those after it",

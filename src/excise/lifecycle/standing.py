@@ -9,11 +9,16 @@ from typing import Any
 import msgspec
 
 from excise import errors, store
-from excise.ledger.entries import Request, Run
+from excise.ledger.commitments import load_key
+from excise.ledger.entries import Life, Request, Run
+from excise.lifecycle.beginning import REFUSED
 from excise.lifecycle.drift import Drift, advice
 from excise.lifecycle.papers import Papers, opened
-from excise.pipeline.unlearned import MODEL
+from excise.store.keys import keys_home
 from excise.verify import canonical
+
+WAITING = ("open", "failed")
+"""States of requests that the next run answers."""
 
 
 def status(directory: str | Path, *, today: date | None = None) -> dict[str, Any]:
@@ -32,8 +37,10 @@ def status(directory: str | Path, *, today: date | None = None) -> dict[str, Any
         life, runs, requests = papers.book.life(), papers.book.runs(), papers.book.requests()
         newest = papers.newest()
         drift = _drift(runs, newest)
-        waiting = [one for one in requests if one.state != "answered"]
-        told = [_request(one, runs, day) for one in requests]
+        waiting = [one for one in requests if one.state in WAITING]
+        waits = _waits(papers, runs)
+        told = [_request(one, runs, day, waits) for one in requests]
+        model = papers.model()
         return {
             "directory": str(papers.directory),
             "opened": life.opened,
@@ -41,9 +48,9 @@ def status(directory: str | Path, *, today: date | None = None) -> dict[str, Any
             "waiting": len(waiting),
             "overdue": sum(one["overdue"] for one in told),
             "requests": told,
-            "runs": [_run(one) for one in runs],
+            "runs": [{**_run(one), "waits": waits if one.state == "begun" else None} for one in runs],
             "original": life.original,
-            "model": None if newest is None else str(papers.run_directory(newest.number) / MODEL),
+            "model": None if model is None else str(model),
             "model_digest": life.original if newest is None else newest.found["model_after"].removeprefix("sha256:"),
             "test_accuracy": life.test_accuracy,
             "max_drop": life.max_drop,
@@ -52,7 +59,44 @@ def status(directory: str | Path, *, today: date | None = None) -> dict[str, Any
                 drift, max_drop=life.max_drop, failures=max((len(_failures(one, runs)) for one in waiting), default=0)
             ),
             "head": papers.log.head(),
+            "notes": _lost_keys(life, requests),
         }
+
+
+def _waits(papers: Papers, runs: list[Run]) -> str | None:
+    """Say what a run that was begun waits for; None while a process is at work, or where none was begun."""
+    run = next((one for one in runs if one.state == "begun"), None)
+    if run is None or store.holder(papers.directory) is not None:
+        return None
+    record = papers.run_directory(run.number) / store.RECORD
+    if record.is_file() and REFUSED in store.read_sealed(record):
+        return "--accept-drop or --anew: its network lost too much accuracy"
+    return "the same command again, or --anew: it was broken off"
+
+
+def _lost_keys(life: Life, requests: list[Request]) -> list[str]:
+    """Say what can no longer be done because a key is not on this machine."""
+    found = []
+    if _lost(life.key_id):
+        found.append(
+            f"The ledger's key {life.key_id} is not in {keys_home() / 'keys'}, or is not what it was: no row is found, and no "
+            "request is taken or answered, until it is put back."
+        )
+    lost = [one.id for one in requests if one.key_id is not None and _lost(one.key_id)]
+    if lost:
+        found.append(
+            f"Keys of requests are not in {keys_home() / 'keys'}, or are not what they were: no record is shown to be among "
+            f"their rows until they are put back: {', '.join(lost)}."
+        )
+    return found
+
+
+def _lost(key_id: str) -> bool:
+    try:
+        load_key(key_id)
+    except (errors.BadRequest, errors.Corrupt, errors.DiskError):
+        return True
+    return False
 
 
 def words(directory: str | Path) -> dict[str, str | None]:
@@ -83,9 +127,9 @@ def _failures(request: Request, runs: list[Run]) -> list[int]:
     ]
 
 
-def _request(one: Request, runs: list[Run], day: date) -> dict[str, Any]:
+def _request(one: Request, runs: list[Run], day: date, broken_off: str | None) -> dict[str, Any]:
     left = (date.fromisoformat(one.due) - day).days
-    waits = one.state != "answered"
+    waits = one.state in WAITING
     done = [run for run in runs if run.number in one.runs and run.state == "done"]
     running = any(run.number in one.runs and run.state == "begun" for run in runs)
     return {
@@ -96,7 +140,8 @@ def _request(one: Request, runs: list[Run], day: date) -> dict[str, Any]:
         "overdue": waits and left < 0,
         "reason": one.reason,
         "state": one.state,
-        "running": running,
+        "running": running and broken_off is None,
+        "waits": broken_off if running else None,
         "num_rows": one.num_rows,
         "runs": list(one.runs),
         "verdict": done[-1].found["verdict"] if done else None,
@@ -159,9 +204,40 @@ def export_receipt(directory: str | Path, which: str | int, out: str | Path) -> 
     """Write a receipt to a file of its own, byte for byte as it stands in the log, and give it.
 
     Raises:
-        errors.BadRequest: no such receipt.
+        errors.BadRequest: no such receipt; or `out` is no file's name, a directory, a pipe, or lies in the ledger.
         errors.DiskError: it could not be written.
     """
+    where = outside(directory, out)
     found = receipt(directory, which)
-    store.write_bytes(Path(out), canonical(found) + b"\n")
+    store.write_bytes(where, canonical(found) + b"\n")
     return found
+
+
+def export_head(directory: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write the head to a file, as JSON, and give it.
+
+    Raises:
+        errors.BadRequest: as `export_receipt`.
+        errors.DiskError: it could not be written.
+    """
+    where, found = outside(directory, out), head(directory)
+    store.write_json(where, found)
+    return found
+
+
+def outside(directory: str | Path, out: str | Path) -> Path:
+    """Give the path of a file to be written, if it takes the place of nothing but a file outside the ledger.
+
+    Raises:
+        errors.BadRequest: it does not.
+    """
+    path = Path(out)
+    if not path.name or path.is_dir() or (path.exists() and not path.is_file()):
+        raise errors.BadRequest(
+            f"--out: expected the name of a file, found {str(out)!r}, a directory, a pipe or a device"
+        )
+    if Path(directory).resolve() in path.resolve().parents:
+        raise errors.BadRequest(
+            f"--out: {path} lies in the ledger itself, whose files nobody else writes; name a file elsewhere"
+        )
+    return path

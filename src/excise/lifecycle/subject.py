@@ -18,7 +18,6 @@ from excise.measure import accuracy
 from excise.observe import collect
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.audited import environment
-from excise.pipeline.unlearned import MODEL
 from excise.train.engine import Engine
 from excise.train.plan import TrainPlan
 from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
@@ -66,23 +65,25 @@ class Subject:
         """Give the network that the newest adopted run has made, or the original.
 
         Raises:
-            errors.Corrupt: the model given is neither of the two, or the run's file does not hold the network of its receipt.
+            errors.Corrupt: the model given is neither of the two, or the run's file is gone or does not hold the network of its
+                receipt.
         """
         own, newest = params.model_digest(self.model), papers.newest()
         wanted = life.original if newest is None else str(newest.found["model_after"]).removeprefix("sha256:")
         if own == wanted:
             return self.model
-        if own != life.original or newest is None:
+        path = papers.model()
+        if own != life.original or path is None:
             raise errors.Corrupt(
                 f"expected the original network of this ledger (digest {life.original[:12]}…) or the one in use "
                 f"({wanted[:12]}…), found another ({own[:12]}…); give the weights that the ledger was opened with"
             )
-        path = papers.run_directory(newest.number) / MODEL
         made = params.clone_model(self.model)
         params.load_strictly_(made, store.read_tensors(path)[0], str(path))
         found = params.model_digest(made)
         if found != wanted:
             raise errors.Corrupt(
-                f"{RUNS}/{path.parent.name}/{MODEL} is not the network of its receipt: expected digest {wanted}, found {found}"
+                f"{RUNS}/{path.parent.name}/{path.name} is not the network of its receipt: expected digest {wanted}, found "
+                f"{found}"
             )
         return made

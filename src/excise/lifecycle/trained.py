@@ -9,6 +9,7 @@ from torch import Tensor
 
 from excise import errors
 from excise.data import Rows, Rule, Split
+from excise.ledger import merkle
 from excise.ledger.commitments import Key, record_digests
 
 
@@ -30,6 +31,7 @@ class Trained:
     Attributes:
         rows: the network was trained on.
         test: never trained on.
+        holdout: neither, or None.
 
     Raises:
         errors.BadSplit: as for `Split`, or no test rows.
@@ -44,6 +46,7 @@ class Trained:
             )
         self.rows: Rows = split.train
         self.test: Rows = split.test
+        self.holdout: Rows | None = split.holdout
         self._digests: tuple[str, list[bytes]] | None = None
 
     def digests(self, key: Key) -> list[bytes]:
@@ -55,6 +58,22 @@ class Trained:
         if self._digests is None or self._digests[0] != key.id:
             self._digests = key.id, record_digests(self.rows, key)
         return self._digests[1]
+
+    def roots(self, key: Key) -> tuple[str, str]:
+        """Give the Merkle roots over the digests of test and of holdout rows, ascending; empty where there is no holdout.
+
+        Raises:
+            errors.BadSplit: test rows that are exact copies of training rows.
+        """
+        tested = sorted(record_digests(self.test, key))
+        held = [] if self.holdout is None else sorted(record_digests(self.holdout, key))
+        copies = len(set(tested).intersection(self.digests(key)))
+        if copies:
+            raise errors.BadSplit(
+                f"test: {copies} of its {len(tested)} rows are exact copies of training rows, and do not show what the "
+                "network does with rows it never saw; take them out"
+            )
+        return merkle.root(tested).hex(), merkle.root(held).hex() if held else ""
 
     def ids_of(self, digests: Collection[bytes], key: Key) -> Tensor:
         """Give the ids of every row with one of these digests: exact copies all have the same. Absent ones are left out."""

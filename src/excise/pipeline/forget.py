@@ -277,7 +277,7 @@ def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: boo
     if recompute and len(split.retain) < 2 and "retain" in how.method.needs and running_statistics(model):
         raise errors.BadRequest(
             "retain: expected two rows or more to recompute running statistics from, found one; "
-            "pass recompute=False to keep the statistics that the method leaves"
+            "pass recompute=False (--keep-statistics) to keep the statistics that the method leaves"
         )
 
 

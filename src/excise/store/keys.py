@@ -103,6 +103,8 @@ def _path_of(id: str) -> Path:
 
 def _content(path: Path, id: str) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is a directory, a pipe or a device")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise errors.BadRequest(
@@ -142,6 +144,8 @@ def _commitment_key() -> bytes:
         path = keys_home() / "key"
         sweep([path.parent])
         _make_once(path)
+        if not path.is_file():
+            raise OSError(None, f"{path} is a directory, a pipe or a device")
         with path.open("rb") as file:
             found = file.read(KEY_BYTES + 1)
     except OSError as error:

@@ -100,6 +100,8 @@ def appending(path: Path, whole: Callable[[bytes], bool]) -> Iterator[Appender]:
     """
     with contextlib.ExitStack() as open_files:
         try:
+            if path.exists() and not path.is_file():
+                raise OSError(None, "it is a directory, a pipe or a device")
             make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             open_files.callback(os.close, descriptor)
@@ -130,6 +132,8 @@ def read_lines(path: Path) -> bytes:
         errors.BadData: no such file, or it cannot be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(None, "it is a directory, a pipe or a device")
         with path.open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH)
             content = file.read()

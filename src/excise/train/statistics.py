@@ -70,7 +70,7 @@ def recompute_statistics_(model: nn.Module, rows: Rows, engine: Engine, *, batch
     if len(rows) < 2:
         raise errors.BadRequest(
             f"running statistics need two rows or more to have a variance, found {len(rows)}; "
-            "retain more rows, or keep the old statistics (recompute=False)"
+            "retain more rows, or keep the old statistics (recompute=False, --keep-statistics)"
         )
     with torch.no_grad():
         found = _collected(inner, names, rows, engine, batch_size)
