@@ -70,7 +70,7 @@ def test_within_every_bound_nothing_is_advised():
             "test_accuracy_change",
             -0.01,
             -0.0105,
-            "test accuracy is 1.05% below the original's (above 50% of the 2.00% that",
+            "test accuracy is 1.05 percentage points below the original's (above 50% of the 2.00 that",
         ),
         ("distance", 1.0, 1.25, "the weights moved by 1.25 of their length (above 1)"),
     ],

@@ -78,8 +78,8 @@ def advice(drift: Drift, *, max_drop: float, failures: int) -> list[str]:
         found.append(f"all runs together cost {drift.retrainings:.2f} retrainings (above {MOST_SPENT:g})")
     if -drift.test_accuracy_change > SHARE_OF_DROP * max_drop:
         found.append(
-            f"test accuracy is {-drift.test_accuracy_change:.2%} below the original's (above {SHARE_OF_DROP:.0%} of the "
-            f"{max_drop:.2%} that are allowed)"
+            f"test accuracy is {-100 * drift.test_accuracy_change:.2f} percentage points below the original's (above "
+            f"{SHARE_OF_DROP:.0%} of the {100 * max_drop:.2f} that are allowed)"
         )
     if drift.distance is not None and drift.distance > MOST_MOVED:
         found.append(f"the weights moved by {drift.distance:.2f} of their length (above {MOST_MOVED:g})")
