@@ -21,7 +21,8 @@ TIMES = re.compile(
     r".*seconds|audit_retrainings|requests_until_paid|peak_bytes|when|time|begun|received|due|opened|created"
 )
 DRAWN = re.compile(
-    r"seal|hash|prev|id|run|key_id|commit_key_id|forget_commit|requests|data_manifest|manifest_root|retain_root|file"
+    r"seal|hash|prev|id|run|key_id|commit_key_id|forget_commit|requests|data_manifest|manifest_root|retain_root"
+    r"|test_root|holdout_root|file"
 )
 """What is drawn by lot, or is a digest of something with a time in it."""
 TIMED_FILES = re.compile(r"audit(-[0-9a-f]{12})?\.json|report\.html|demo\.json")
