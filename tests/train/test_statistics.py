@@ -322,7 +322,9 @@ def test_a_statistic_that_is_not_finite_is_refused_and_the_old_ones_stay():
 def test_fewer_than_two_rows_are_refused(count):
     model = touched(normalising(nn.BatchNorm1d(4), 4))
     watch = LeftAlone(model)
-    with pytest.raises(errors.BadRequest, match=rf"two rows or more .* found {count};.*\(recompute=False, --keep-statistics\)"):
+    with pytest.raises(
+        errors.BadRequest, match=rf"two rows or more .* found {count};.*\(recompute=False, --keep-statistics\)"
+    ):
         recompute_statistics_(model, rows_of(drawn(5, 4)).head(count), engine_for(model))
     watch.check()
 
