@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import msgspec
 import pytest
 import safetensors.torch
 
@@ -9,6 +10,7 @@ import excise
 from excise import errors, params, recipes
 from excise.masks import Mask
 from excise.patch import Patch
+from excise.pipeline import unlearned
 from tests.cases import CASES
 from tests.probes import same_bytes, snapshot
 
@@ -87,3 +89,15 @@ def test_the_value_is_frozen(made):
     with pytest.raises(dataclasses.FrozenInstanceError):
         made[1].seed = 6
     assert isinstance(made[1].trace, tuple)
+
+
+def test_what_was_saved_is_read_back_as_it_was(made, tmp_path):
+    model, found = made
+    found.save(tmp_path)
+    told = msgspec.convert(found.summary(), unlearned.Made)
+    for by_hand in (False, True):
+        again = unlearned.read_unlearned(tmp_path, told, model, None, by_hand=by_hand)
+        assert same_bytes(snapshot(again.model), snapshot(found.model))
+        assert again.mask == found.mask
+        assert again.summary() == found.summary()
+        assert again.by_hand == (found.mask if by_hand else None)

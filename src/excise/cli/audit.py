@@ -8,28 +8,25 @@ from typing import Any
 import msgspec
 from msgspec import to_builtins
 from rich.console import Console
-from torch import nn
 
-from excise import errors, params, store
+from excise import errors, store
 from excise.cli import choices, show, tables
 from excise.cli.stopping import stoppable
 from excise.data.content import content_commitment
-from excise.masks import Mask
 from excise.oracles import default_bank
 from excise.oracles.retrain import TrainFunction
-from excise.patch import Patch
-from excise.pipeline import Audit, Unlearned, audit
+from excise.pipeline import Audit, audit
 from excise.pipeline.audited import audit_page, environment
 from excise.pipeline.planning import AuditPlan, require_planned
 from excise.pipeline.policy import CONTROLS
 from excise.pipeline.probing import Confusion, Goal, Trigger
 from excise.pipeline.row_results import ROWS, row_results
-from excise.pipeline.unlearned import MASK, MODEL, PATCH
+from excise.pipeline.unlearned import MASK, MODEL, PATCH, Made, read_unlearned
 from excise.recipes import Recipe
 from excise.report import render
 from excise.store.hidden import reveal
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Cost, Spent
+from excise.train.engine import Cost
 from excise.train.plan import TrainPlan
 
 NUMBERS, PAGE, PLAN = "audit.json", "report.html", "audit-plan.json"
@@ -54,22 +51,6 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
     set: list[str] = []
     mask: str | None = None
-
-
-class _Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What an audit needs to know of the result of a run."""
-
-    recipe: str
-    seed: int
-    frozen_digest_before: str
-    frozen_digest_after: str
-    trained_rows: int
-    forward_rows: int
-    seconds: float
-    peak_bytes: int
-    retraining_share: float | None
-    recomputed: bool = False
-    parts: dict[str, Spent] = {}
 
 
 def run(
@@ -140,7 +121,7 @@ def run(
         with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
             store.sweep([nets])  # others may be writing there: only what killed processes have left goes
             done = audit(
-                _unlearned(run, asked, made, problem.model, again),
+                read_unlearned(run, made, problem.model, again, by_hand=bool(asked.mask)),
                 problem.split,
                 plan=how,
                 fresh=problem.fresh,
@@ -193,7 +174,7 @@ def _require_same_rows(run: Path, problem: tables.Problem, asked: _Asked) -> Non
         raise errors.BadRequest("--test: an audit needs rows that the network never saw; give pkg.mod:test")
 
 
-def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, _Made]:
+def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, Made]:
     """Give the record of a run of `excise unlearn`, what was asked there and what was made, files checked."""
     if not (run / store.RECORD).is_file():
         raise errors.BadRequest(f"expected the directory of an `excise unlearn` run, found no {store.RECORD} in {run}")
@@ -202,7 +183,7 @@ def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, _Made]:
     try:
         asked = msgspec.convert(record.get("request"), _Asked)
         if asked.command == "unlearn":
-            return record, asked, msgspec.convert(record.get("result"), _Made)
+            return record, asked, msgspec.convert(record.get("result"), Made)
     except msgspec.ValidationError as error:
         raise errors.Corrupt(f"{run / store.RECORD} is not a record that this version can read: {error}") from error
     raise errors.BadRequest(
@@ -328,32 +309,3 @@ def _control(name: str, outcome: str, verdict: str) -> str:
     if (name, outcome) == ("nothing", "PASS") and verdict != "INVALID":
         return "nothing PASS, these rows left no trace that this audit can see"
     return f"{name} {outcome}, {'as' if outcome == CONTROLS[name] else 'NOT as'} it must"
-
-
-def _unlearned(run: Path, asked: _Asked, made: _Made, original: nn.Module, how: Recipe | None) -> Unlearned:
-    """Give the network of a run directory as `unlearn` gave it, whose files `read_record` has checked."""
-    network = params.clone_model(original)
-    params.load_strictly_(network, store.read_tensors(run / MODEL)[0], str(run / MODEL))
-    mask = Mask.load(run / MASK)
-    return Unlearned(
-        model=network,
-        recipe=made.recipe,
-        mask=mask,
-        localized=mask,
-        frozen_digest=made.frozen_digest_after,
-        frozen_digest_before=made.frozen_digest_before,
-        patch=Patch.between(original, network),
-        trace=(),
-        cost=Cost(
-            trained_rows=made.trained_rows,
-            forward_rows=made.forward_rows,
-            seconds=made.seconds,
-            peak_bytes=made.peak_bytes,
-            retraining_share=made.retraining_share,
-            parts=made.parts,
-        ),
-        seed=made.seed,
-        recomputed=made.recomputed,
-        how=how,
-        by_hand=mask if asked.mask else None,
-    )

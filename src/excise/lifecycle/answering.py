@@ -28,14 +28,13 @@ from excise.lifecycle.subject import Subject
 from excise.lifecycle.work import NUMBERS, PAGE, PLAN, Options, Work
 from excise.masks import Mask
 from excise.patch import Patch
-from excise.pipeline import Unlearned, audit, unlearn
+from excise.pipeline import audit, unlearn
 from excise.pipeline.audited import audit_page
 from excise.pipeline.planning import AuditPlan, named, require_planned
-from excise.pipeline.unlearned import MASK, MODEL
+from excise.pipeline.unlearned import MASK, Made, Unlearned, read_unlearned
 from excise.recipes import Recipe
 from excise.report import render
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Cost, Spent
 from excise.train.hooks import Hooks
 
 
@@ -159,7 +158,7 @@ def _unlearned(work: Work, before: nn.Module, split: Split) -> tuple[Unlearned, 
     record = directory.finished()
     if record is not None:
         kept.clear()
-        return _read_back(work, before, record["result"]), record
+        return read_unlearned(work.directory, msgspec.convert(record["result"], Made), before, work.recipe), record
     try:
         with work.watched(kept):
             done = unlearned_again(work.subject, before, split, work.recipe, work.options, work.hooks, checkpoints=kept)
@@ -197,45 +196,6 @@ def unlearned_again(
         recompute=options.recompute,
         hooks=hooks,
         checkpoints=checkpoints,
-    )
-
-
-class _Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read of the result of an unlearning."""
-
-    recipe: str
-    seed: int
-    frozen_digest_before: str
-    frozen_digest_after: str
-    trained_rows: int
-    forward_rows: int
-    seconds: float
-    peak_bytes: int
-    retraining_share: float | None
-    recomputed: bool
-    parts: dict[str, Spent]
-
-
-def _read_back(work: Work, before: nn.Module, result: dict[str, Any]) -> Unlearned:
-    made = msgspec.convert(result, _Made)
-    model = params.clone_model(before)
-    path = work.directory / MODEL
-    params.load_strictly_(model, store.read_tensors(path)[0], str(path))
-    mask = Mask.load(work.directory / MASK)
-    cost = {name: getattr(made, name) for name in ("trained_rows", "forward_rows", "seconds", "peak_bytes", "parts")}
-    return Unlearned(
-        model=model,
-        recipe=made.recipe,
-        mask=mask,
-        localized=mask,
-        frozen_digest=made.frozen_digest_after,
-        frozen_digest_before=made.frozen_digest_before,
-        patch=Patch.between(before, model),
-        trace=(),
-        cost=Cost(**cost, retraining_share=made.retraining_share),
-        seed=made.seed,
-        recomputed=made.recomputed,
-        how=work.recipe,
     )
 
 

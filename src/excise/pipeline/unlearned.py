@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from torch import nn
 
 from excise import params, store
 from excise.masks import Mask
 from excise.patch import Patch
 from excise.recipes import Recipe
-from excise.train.engine import Cost
+from excise.train.engine import Cost, Spent
 from excise.train.hooks import EpochTrace
 
 MODEL, MASK, PATCH = "model.safetensors", "mask.safetensors", "patch.safetensors"
@@ -95,3 +96,52 @@ class Unlearned:
             "seed": self.seed,
             "recomputed": self.recomputed,
         }
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read back of `Unlearned.summary`."""
+
+    recipe: str
+    seed: int
+    frozen_digest_before: str
+    frozen_digest_after: str
+    trained_rows: int
+    forward_rows: int
+    seconds: float
+    peak_bytes: int
+    retraining_share: float | None
+    recomputed: bool = False
+    parts: dict[str, Spent] = {}
+
+
+def read_unlearned(
+    directory: Path, made: Made, original: nn.Module, how: Recipe | None, *, by_hand: bool = False
+) -> Unlearned:
+    """Give what `Unlearned.save` wrote into a run directory, whose files `store.read_record` has checked.
+
+    Args:
+        directory: of the run.
+        made: what its record says of the result.
+        original: the network as it was before the run.
+        how: the recipe, where it is known.
+        by_hand: whether the mask was given.
+    """
+    network, path = params.clone_model(original), directory / MODEL
+    params.load_strictly_(network, store.read_tensors(path)[0], str(path))
+    mask = Mask.load(directory / MASK)
+    spent = {name: getattr(made, name) for name in ("trained_rows", "forward_rows", "seconds", "peak_bytes", "parts")}
+    return Unlearned(
+        model=network,
+        recipe=made.recipe,
+        mask=mask,
+        localized=mask,
+        frozen_digest=made.frozen_digest_after,
+        frozen_digest_before=made.frozen_digest_before,
+        patch=Patch.between(original, network),
+        trace=(),
+        cost=Cost(**spent, retraining_share=made.retraining_share),
+        seed=made.seed,
+        recomputed=made.recomputed,
+        how=how,
+        by_hand=mask if by_hand else None,
+    )
