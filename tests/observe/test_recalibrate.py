@@ -9,9 +9,10 @@ from excise import errors, params
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.observe import collect, collect_recalibrated, held_statistics
-from excise.train.loop import Pass, fit_
+from excise.train.loop import fit_
 from excise.train.plan import TrainPlan
 from excise.train.statistics import recompute_statistics_
+from excise.train.step import Pass
 from tests.cases import CASES
 from tests.probes import LeftAlone, engine_for, touched
 

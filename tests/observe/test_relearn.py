@@ -14,8 +14,9 @@ from excise.masks import Mask
 from excise.measure import Relearner, relearning
 from excise.observe import collect, hint, relearn
 from excise.oracles import retrain
-from excise.train.loop import Pass, fit_
+from excise.train.loop import fit_
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass
 from excise.train.task import Task
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, engine_for, snapshot, touched

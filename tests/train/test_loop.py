@@ -8,118 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from excise import errors, seeds
+from excise import seeds
 from excise.data import Rows, Split
 from excise.masks import Mask
-from excise.train import Pass, Step, Task, TrainPlan, fit_
+from excise.train import Task, TrainPlan
 from tests.cases import CASES
 from tests.naive.training import cosine, naive_fit_
-from tests.probes import LeftAlone, Watched, engine_for, raw, same_bytes, snapshot, touched
-
-
-def on(stream):
-    return lambda step: step.mean_loss(stream)
-
-
-def fit(model, rows, plan, *, objective=None, mask=None, engine=None, **options):
-    """Run the loop on one stream, or on several given by name."""
-    streams = rows if isinstance(rows, dict) else {"retain": rows}
-    engine = engine or engine_for(model)
-    chosen = Mask.full(model) if mask is None else mask
-    only = Pass(objective or on(next(iter(streams))), tuple(streams))
-    fit_(model, lambda _: (only,), streams, plan, chosen, engine, stage="Test", **options)
-    return engine
-
-
-def orders(
-    *, num_rows=10, size=4, seed=0, epochs=3, shuffle=True, drop_last=False, network="mlp", others=None, **sizes
-):
-    """Give, for each epoch, the list of batches that were read, as lists of ids, by stream."""
-    model = CASES[network].make()
-    read = []
-
-    def objective(step):
-        read.append((step.epoch, {name: batch.ids.tolist() for name, batch in step.batches.items()}))
-        return step.mean_loss("retain")
-
-    inputs, labels = CASES[network].data(40)
-    streams = {"retain": Rows.all_of((inputs, labels)).head(num_rows)}
-    for name, count in (others or {}).items():
-        streams[name] = Rows(streams["retain"].source, torch.arange(20, 20 + count))
-    plan = TrainPlan(epochs=epochs, lr=0.01, batch_size=size, shuffle=shuffle, drop_last=drop_last)
-    fit(model, streams, plan, objective=objective, engine=engine_for(model, seed=seed), batch_sizes=sizes or None)
-    return [[batches for number, batches in read if number == epoch] for epoch in range(epochs)]
-
-
-def flat(epoch, stream="retain"):
-    return [row for batches in epoch for row in batches[stream]]
-
-
-# --- order ------------------------------------------------------------------------------------------------------------
-
-
-def test_every_epoch_reads_every_row_once_in_an_order_of_its_own():
-    epochs = orders()
-    assert all(sorted(flat(epoch)) == list(range(10)) for epoch in epochs)
-    assert len({tuple(flat(epoch)) for epoch in epochs}) == 3
-    assert [len(batches["retain"]) for batches in epochs[0]] == [4, 4, 2]
-
-
-def test_the_order_is_a_pure_function_of_seed_and_epoch():
-    assert orders() == orders()
-    assert orders(epochs=5)[:3] == orders(epochs=3)
-    assert [flat(epoch) for epoch in orders(size=3)] == [flat(epoch) for epoch in orders(size=4)]
-    assert all(flat(one) != flat(other) for one, other in zip(orders(seed=0), orders(seed=1), strict=True))
-
-
-def test_a_streams_order_does_not_depend_on_its_company():
-    alone, together = orders(), orders(others={"forget": 3})
-    assert [flat(epoch) for epoch in alone] == [flat(epoch) for epoch in together]
-
-
-def test_two_streams_of_one_length_are_shuffled_each_in_its_own_way():
-    for epoch in orders(others={"forget": 10}):
-        assert [row - 20 for row in flat(epoch, "forget")] != flat(epoch)
-
-
-def test_without_shuffling_rows_come_in_order_of_id():
-    assert all(flat(epoch) == list(range(10)) for epoch in orders(shuffle=False))
-
-
-def test_a_cycled_stream_gives_whole_rounds_one_after_another_each_in_its_own_order():
-    epochs = orders(num_rows=15, size=2, others={"forget": 5})
-    for epoch in epochs:
-        given = flat(epoch, "forget")
-        sizes = [len(batches["forget"]) for batches in epoch]
-        assert sizes == [2, 2, 1, 2, 2, 1, 2, 2]  # eight retain batches; rounds of five rows
-        assert all(sorted(given[start : start + 5]) == list(range(20, 25)) for start in (0, 5))
-    rounds = [tuple(flat(epoch, "forget")[start : start + 5]) for epoch in epochs for start in (0, 5)]
-    assert len(set(rounds)) > 3
-    assert len({flat(epoch, "forget")[0] for epoch in orders(num_rows=2, epochs=9, others={"forget": 5})}) > 1
-
-
-def test_a_stream_may_have_its_own_batch_size():
-    (epoch,) = orders(num_rows=12, size=4, epochs=1, others={"forget": 7}, forget=3)
-    assert [(len(batches["retain"]), len(batches["forget"])) for batches in epoch] == [(4, 3), (4, 3), (4, 1)]
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "options", "sizes"),
-    [
-        (9, {}, [4, 4, 1]),
-        (9, {"network": "batchnorm"}, [4, 5]),  # batch statistics need two rows
-        (10, {"network": "batchnorm"}, [4, 4, 2]),
-        (8, {"network": "batchnorm"}, [4, 4]),
-        (1, {"network": "batchnorm"}, [1]),
-        (9, {"drop_last": True}, [4, 4]),
-        (9, {"drop_last": True, "network": "batchnorm"}, [4, 4]),
-        (3, {"drop_last": True}, [3]),
-    ],
-)
-def test_the_last_batch(num_rows, options, sizes):
-    for epoch in orders(num_rows=num_rows, epochs=2, **options):
-        assert [len(batches["retain"]) for batches in epoch] == sizes
-
+from tests.probes import LeftAlone, Watched, engine_for, same_bytes, snapshot
+from tests.train.fitting import fit
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -234,40 +130,6 @@ def test_the_cost_counts_every_row_of_every_pass():
     assert engine.cost.forward_rows == 2 * 10
 
 
-def test_observing_moves_the_statistics_by_the_batchs_own_and_nothing_else():
-    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)).double()
-    inputs, labels = CASES["mlp"].data(8)
-    before = snapshot(model)
-    plan = TrainPlan(epochs=1, lr=0.5, batch_size=8)
-    graphs = []
-    model.register_forward_hook(lambda module, args, out: graphs.append(out.requires_grad))
-
-    def objective(step):
-        step.observe("retain")
-        return torch.zeros(())
-
-    fit(model, Rows.all_of((inputs, labels)), plan, objective=objective)
-    hidden = inputs @ before["0.weight"].T + before["0.bias"]
-    torch.testing.assert_close(model[1].running_mean, 0.1 * hidden.mean(0), rtol=1e-14, atol=1e-14)
-    torch.testing.assert_close(model[1].running_var, 0.9 + 0.1 * hidden.var(0), rtol=1e-14, atol=1e-14)
-    assert all(torch.equal(raw(before[key]), raw(value)) for key, value in model.named_parameters())
-    assert graphs == [False]  # forward only: nothing is kept for a backward pass
-
-
-def test_a_step_shows_the_objective_what_it_may_look_at():
-    model = CASES["mlp"].make().eval()
-    seen = []
-
-    def objective(step):
-        assert isinstance(step, Step)
-        seen.append((step.model is model, step.model.training, step.epoch, sorted(step.batches)))
-        return step.mean_loss("retain")
-
-    fit(model, Rows.all_of(CASES["mlp"].data(4)), TrainPlan(epochs=2, lr=0.1), objective=objective)
-    assert seen == [(True, True, 0, ["retain"]), (True, True, 1, ["retain"])]
-    assert not model.training
-
-
 # --- promises ---------------------------------------------------------------------------------------------------------
 
 
@@ -346,92 +208,3 @@ def test_only_the_rows_of_the_streams_are_read():
     model = CASES["mlp"].make()
     fit(model, split.retain, TrainPlan(epochs=2, lr=0.1, batch_size=4))
     assert sorted(watched.read) == sorted(split.retain.ids.tolist() * 2)
-
-
-# --- divergence -------------------------------------------------------------------------------------------------------
-
-
-def failing_after(steps, value):
-    """An objective whose loss is `value` in one step and sound before."""
-    calls = iter(range(10**6))
-
-    def objective(step):
-        loss = step.mean_loss("retain")
-        return loss * value if next(calls) == steps else loss
-
-    return objective
-
-
-def naive_state_after(epochs, *, name="batchnorm"):
-    """The network after some epochs of a constant schedule, by a run that stops there."""
-    model = CASES[name].make()
-    plan = TrainPlan(epochs=max(epochs, 1), lr=0.1, batch_size=4, schedule="constant")
-    if epochs:
-        fit(model, Rows.all_of(CASES[name].data(10)), plan)
-    return snapshot(model)
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("sound", [0, 1, 2])
-def test_a_loss_that_is_not_finite_stops_the_run_at_the_last_sound_epoch(sound, value):
-    model = touched(CASES["batchnorm"].make())
-    modes = [module.training for module in model.modules()]
-    gradients = [id(parameter.grad) for parameter in model.parameters()]
-    plan = TrainPlan(epochs=5, lr=0.1, batch_size=4, schedule="constant")
-    rows = Rows.all_of(CASES["batchnorm"].data(10))
-    engine = engine_for(model)
-    with pytest.raises(
-        errors.Diverged,
-        match=rf"^Test: the loss became -?(nan|inf) in epoch {sound + 1}; the state after the last sound epoch is kept; try",
-    ) as caught:
-        fit(model, rows, plan, objective=failing_after(3 * sound + 1, value), engine=engine)
-    expected = naive_state_after(sound)
-    assert caught.value.exit_code == 8
-    assert same_bytes(dict(caught.value.last_finite), expected)  # buffers included
-    assert same_bytes(snapshot(model), expected)
-    assert len(engine.trace) == sound
-    assert [module.training for module in model.modules()] == modes
-    assert [id(parameter.grad) for parameter in model.parameters()] == gradients
-
-
-def test_a_weight_that_is_not_finite_stops_the_run_before_it_is_kept():
-    model = CASES["mlp"].make()
-    before = snapshot(model)
-    plan = TrainPlan(epochs=3, lr=1e308, batch_size=10, momentum=0.0, schedule="constant")
-    with pytest.raises(errors.Diverged, match="Test: a weight stopped being finite in epoch 1") as caught:
-        fit(model, Rows.all_of(CASES["mlp"].data(10)), plan, objective=lambda step: 1e6 * step.mean_loss("retain"))
-    assert same_bytes(dict(caught.value.last_finite), before)
-    assert same_bytes(snapshot(model), before)
-
-
-def test_diverging_under_a_mask_restores_rows_and_single_weights_too():
-    model = CASES["mlp"].make()
-    before = snapshot(model)
-    tensors = {
-        key: torch.rand(value.shape, generator=torch.Generator().manual_seed(2)) < 0.5
-        for key, value in model.named_parameters()
-    }
-    tensors["0.weight"] = (torch.arange(10) % 2 == 0)[:, None].expand(10, 6).clone()
-    plan = TrainPlan(epochs=2, lr=0.1, batch_size=4)
-    with pytest.raises(errors.Diverged):
-        fit(
-            model,
-            Rows.all_of(CASES["mlp"].data(10)),
-            plan,
-            mask=Mask.from_tensors(tensors),
-            objective=failing_after(2, torch.nan),
-        )
-    assert same_bytes(snapshot(model), before)
-
-
-def test_a_batch_of_one_row_is_normalised_by_the_running_statistics_and_moves_none():
-    model, start = CASES["batchnorm"].make(), CASES["batchnorm"].make()
-    rows = Rows.all_of(CASES["batchnorm"].data(9)).head(1)
-    fit(model, rows, TrainPlan(epochs=1, lr=0.1, batch_size=4))
-    buffers = dict(start.named_buffers())
-    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
-    inputs, labels = (tensor[:1] for tensor in CASES["batchnorm"].data(9))
-    naive = copy.deepcopy(start).eval()
-    functional.cross_entropy(naive(inputs), labels).backward()
-    for (name, value), before in zip(model.named_parameters(), naive.parameters(), strict=True):
-        torch.testing.assert_close(value, before - 0.1 * before.grad, msg=name)

@@ -19,9 +19,10 @@ from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.train.engine import Engine
-from excise.train.loop import Pass, Passes, Step, fit_
+from excise.train.loop import fit_
 from excise.train.masked import Statistics, write_
 from excise.train.plan import TrainPlan, require_plan
+from excise.train.step import Pass, Passes, Step
 from excise.train.task import device_of
 
 Need = Literal["forget", "retain", "holdout", "fresh"]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from excise import checks
 from excise.methods.base import Iterative, Need, require_forget_batch_size
-from excise.train.loop import Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Need, Phased, answers, require_forget_batch_size
 from excise.train.engine import Engine
-from excise.train.loop import Pass, Passes, Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass, Passes, Step
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

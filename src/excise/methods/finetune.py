@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from excise.methods.base import Iterative, Need
-from excise.train.loop import Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)

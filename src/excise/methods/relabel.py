@@ -14,9 +14,9 @@ from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Need, Phased, answers, require_forget_batch_size
 from excise.train.engine import Engine
-from excise.train.loop import Pass, Passes, Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass, Passes, Step
 from excise.train.task import require_class_targets
 
 Renewal = Literal["batch", "epoch", "once"]

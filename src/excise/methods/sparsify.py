@@ -10,9 +10,9 @@ from torch import Tensor
 
 from excise import checks, errors
 from excise.methods.base import Iterative, Need
-from excise.train.loop import Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from excise.masks import Mask
 from excise.methods.base import Need, Phased, answers
 from excise.methods.distill import divergence, require_classes, require_temperature
 from excise.train.engine import Engine
-from excise.train.loop import Pass, Passes, Step
 from excise.train.masked import Statistics, require_statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass, Passes, Step
 
 
 @dataclass(frozen=True, kw_only=True)

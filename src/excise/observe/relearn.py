@@ -13,9 +13,10 @@ from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.observe.outputs import collect
 from excise.train.engine import Engine
-from excise.train.loop import Pass, Step, fit_
+from excise.train.loop import fit_
 from excise.train.masked import Statistics
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass, Step
 from excise.train.task import require_class_targets
 
 PLAN = TrainPlan(epochs=60, lr=0.05, schedule="constant", batch_size=32)

@@ -26,8 +26,9 @@ from excise.oracles.bank import TRAINING, Bank, Kind, Trained, require_kind
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace, Hooks
-from excise.train.loop import Pass, fit_
+from excise.train.loop import fit_
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass
 from excise.train.task import Task
 from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 

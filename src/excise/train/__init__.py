@@ -3,9 +3,10 @@
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
-from excise.train.loop import Pass, Passes, Step, fit_
+from excise.train.loop import fit_
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
 from excise.train.plan import TrainPlan
+from excise.train.step import Pass, Passes, Step
 from excise.train.task import Task, cross_entropy, forward_pair
 from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 

@@ -25,9 +25,10 @@ from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
-from excise.train.loop import Pass, fit_
+from excise.train.loop import fit_
 from excise.train.plan import TrainPlan
 from excise.train.stacked import Stacked
+from excise.train.step import Pass
 from excise.train.task import device_of
 from excise.train.unstackable import why_not_stacked
 

@@ -1,0 +1,43 @@
+"""In which order rows come: a pure function of seed, stream, epoch and round."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from excise import seeds
+from excise.data.batches import in_batches, order_of
+from excise.data.rows import Rows
+from excise.train.plan import TrainPlan
+from excise.train.step import Objective, Pass
+
+
+def steps_of(
+    passes: Sequence[Pass], orders: Mapping[str, Callable[[], Iterator[Tensor]]]
+) -> Iterator[tuple[Objective, dict[str, Tensor]]]:
+    """Give each step of an epoch: its objective, and the ids of one batch a stream. No row is read."""
+    cycled = {name: _cycle(order) for name, order in orders.items()}
+    for part in passes:
+        pace, *others = part.streams
+        for ids in orders[pace]():
+            yield part.objective, {pace: ids, **{name: next(cycled[name]) for name in others}}
+
+
+def order_of_stream(
+    rows: Rows, name: str, size: int, epoch: int, plan: TrainPlan, seed: int, *, keep_single: bool
+) -> Callable[[], Iterator[Tensor]]:
+    """Give the batches of a round, as ids, at each call; their order is a pure function of seed, stream, epoch and round."""
+    rounds = itertools.count()
+
+    def draw() -> Iterator[Tensor]:
+        shuffle = seeds.generator(seed, name, epoch, next(rounds)) if plan.shuffle else None
+        return iter(in_batches(order_of(rows, shuffle), size, drop_last=plan.drop_last, keep_single=keep_single))
+
+    return draw
+
+
+def _cycle(draw: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
+    while True:
+        yield from draw()
