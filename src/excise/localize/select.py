@@ -102,7 +102,7 @@ def select_channels(
     whole = int(torch.searchsorted(spent, budget, right=True))
     chosen = torch.zeros(len(order), dtype=torch.bool)
     chosen[order[:whole]] = True
-    rows = dict(zip(names, chosen.split(list(ranked.counts.values())), strict=True))
+    rows = dict(zip(names, torch.split(chosen, list(ranked.counts.values())), strict=True))
     left = budget - (int(spent[whole - 1]) if whole else 0)
     if whole == len(order) or left == 0:
         return rows, None

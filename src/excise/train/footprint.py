@@ -149,11 +149,11 @@ class _Pass:
     activations: int
 
 
-class _Counted(TorchDispatchMode):
+class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the bytes of every tensor made inside, for as long as it lives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.gradients = 0
         self.peak, self.gradients_at_peak, self.activations = 0, 0, 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
@@ -207,7 +207,7 @@ def _traced(model: nn.Module, batch: Any, task: Task) -> _Pass:
 
     for value in network.parameters():
         if value.requires_grad:
-            value.register_post_accumulate_grad_hook(noted)
+            value.register_post_accumulate_grad_hook(noted)  # type: ignore[no-untyped-call]
     try:
         with torch.enable_grad(), counted:
             task.losses(network, Batch(torch.arange(rows[0]), content)).mean().backward()  # type: ignore[no-untyped-call]
