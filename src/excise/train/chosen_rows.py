@@ -27,11 +27,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-MOST_CHOSEN = 0.9
-"""Share of a weight's rows from which on nothing is saved: kernels work in blocks of channels, and picking costs a copy."""
+MOST_CHOSEN = 0.8
+"""Share of a weight's rows above which nothing is saved: kernels work in blocks of channels, and picking costs a copy."""
 
-LEAST_LEFT_OUT = 2**14
-"""Weights outside the mask, of one layer, below which Python takes longer than the multiply-adds left out."""
+LEAST_LEFT_OUT_LINEAR = 2**16
+"""Weights of a linear layer outside the mask below which Python takes longer than the multiply-adds left out."""
+
+LEAST_LEFT_OUT_CONVOLUTION = 2**15
+"""The same of a convolution, whose every weight is used at many positions."""
 
 _CONVOLUTIONS: dict[Any, Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
@@ -54,15 +57,15 @@ class ChosenRows:
     index: Tensor
     leaf: Tensor
 
-    def pay(self) -> bool:
-        """Say whether a layer is worth the short way: enough is left out, and a large enough share."""
+    def leave_out(self, least: int) -> bool:
+        """Say whether at least so many weights are left out, and a share of the rows that is worth it."""
         rows = self.parameter.shape[0]
         left_out = (rows - len(self.index)) * (self.parameter.numel() // rows)
-        return len(self.index) <= MOST_CHOSEN * rows and left_out >= LEAST_LEFT_OUT
+        return len(self.index) <= MOST_CHOSEN * rows and left_out >= least
 
 
 class ChosenLayers:
-    """The layers of a network whose chosen rows can be computed alone, where that pays (`ChosenRows.pay`).
+    """The layers of a network whose chosen rows are computed alone: where that can be done, and pays.
 
     Layers are modules that run the `forward` of torch's `Linear`, `Conv1d`, `Conv2d` or `Conv3d` (one group) with a weight that
     is a plain parameter.
@@ -70,11 +73,14 @@ class ChosenLayers:
 
     def __init__(self, model: nn.Module, chosen: Iterable[ChosenRows]) -> None:
         self._switch = _Switch()
-        of_parameter = {id(rows.parameter): rows for rows in chosen if rows.pay()}
+        of_parameter = {id(rows.parameter): rows for rows in chosen}
         self._layers: list[tuple[nn.Module, _Forward]] = []
         for module in model.modules():
             rows = of_parameter.get(id(module._parameters.get("weight")))
-            if rows is not None and "forward" not in vars(module) and _operation(module) is not None:
+            if rows is None or "forward" in vars(module):
+                continue
+            operation = _operation(module)
+            if operation is not None and rows.leave_out(operation.least_left_out()):
                 self._layers.append((module, _Forward(module, rows, self._switch)))
 
     def __len__(self) -> int:
@@ -118,6 +124,10 @@ class _Operation(ABC):
     dims: range
     """How many axes an input may have."""
 
+    @abstractmethod
+    def least_left_out(self) -> int:
+        """Give how many weights have to be left out for the short way to pay."""
+
     def prepared(self, inputs: Tensor) -> Tensor:
         """Give what the operation is applied to."""
         return inputs
@@ -146,6 +156,9 @@ class _Operation(ABC):
 class _Linear(_Operation):
     dims = range(1, 64)
 
+    def least_left_out(self) -> int:
+        return LEAST_LEFT_OUT_LINEAR
+
     def outputs(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(inputs, weight, bias)
 
@@ -171,6 +184,9 @@ class _Convolution(_Operation):
         self._stride, self._dilation = module.stride, module.dilation
         self._padding = padding if self._around is None else (0,) * len(padding)
         self.dims = range(len(padding) + 2, len(padding) + 3)
+
+    def least_left_out(self) -> int:
+        return LEAST_LEFT_OUT_CONVOLUTION
 
     def prepared(self, inputs: Tensor) -> Tensor:
         return inputs if self._around is None else functional.pad(inputs, self._around, mode=self._mode)

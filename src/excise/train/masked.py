@@ -54,7 +54,12 @@ def effective(mask: Mask, model: nn.Module) -> Mask:
     """
     mask.require_fit(model)
     trainable = {name for name, value in params.named_parameters(model).items() if value.requires_grad}
-    return mask & Mask.where(model, lambda name: name in trainable)
+    return mask if trainable.issuperset(mask.names) else mask & Mask.where(model, lambda name: name in trainable)
+
+
+def _reaches(mask: Mask, name: str) -> bool:
+    entry = mask.entry(name)
+    return entry.numel() > 1 or bool(entry)  # a constant one is kept as one value, so that no other need be read
 
 
 class _Part(ABC):
@@ -124,18 +129,18 @@ class _Chosen(_Part):
 
     def write_back(self) -> None:
         target = self._parameter.detach()
-        if self._flat and not target.is_contiguous():
-            place = torch.unravel_index(self._index.long(), target.shape)
-            target[place] = self.leaf.detach()
+        index, values = self._index.long(), self.leaf.detach()
+        if not self._flat:
+            target.index_copy_(0, index, values)
+        elif target.is_contiguous():
+            target.view(-1).scatter_(0, index, values)  # less than half of what index_copy_ takes for single weights
         else:
-            self._view(target).index_copy_(0, self._index.long(), self.leaf.detach())
+            target[torch.unravel_index(index, target.shape)] = values
 
 
 def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
-    if not bool(entry.any()):
-        return None
-    if bool(entry.all()):
-        return _Whole(parameter)
+    if entry.numel() == 1:
+        return _Whole(parameter) if bool(entry) else None
     by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
     index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
     return _Chosen(parameter, index, flat=not by_row)
@@ -211,7 +216,7 @@ def enforced(
             model.get_submodule(name).training = False  # the module alone: dropout inside it still trains
         for name, value in params.named_parameters(model).items():
             value.grad = None
-            value.requires_grad_(bool(allowed.entry(name).any()))
+            value.requires_grad_(_reaches(allowed, name))
         free = MaskedParameters(model, allowed, slow)
         with free.layers.watched():
             yield free
@@ -261,13 +266,13 @@ def held_modules(model: nn.Module, mask: Mask, statistics: Statistics) -> list[s
 
 def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
     name_of = {id(value): name for name, value in params.named_parameters(model).items()}
-    anything = any(bool(mask.entry(name).any()) for name in mask.names)
+    anything = any(_reaches(mask, name) for name in mask.names)
 
     def moves(module: str) -> bool:
         whole, _, inside = module.rpartition("parametrizations.")  # its weights lie in the list that it stands in
         owner = f"{whole}parametrizations.{inside.partition('.')[0]}" if inside and _ else module
         own = [name_of[id(value)] for value in model.get_submodule(owner).parameters(recurse=False)]
-        return anything if not own else any(bool(mask.entry(name).any()) for name in own)
+        return anything if not own else any(_reaches(mask, name) for name in own)
 
     return moves
 
