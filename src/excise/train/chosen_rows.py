@@ -15,7 +15,6 @@ which are to see the whole gradient.
 
 from __future__ import annotations
 
-import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -261,7 +260,7 @@ class _Forward:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return types.MethodType, (type(self._module).forward, self._module)
+        return getattr, (self._module, "forward")  # of a copy that has no attributes yet: its class's own
 
     def _plain(self, inputs: Any) -> bool:
         """Say whether this very call is the plain one: plain tensors, the parameter itself, and nothing that watches."""
