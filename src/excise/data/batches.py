@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,21 @@ class Batch:
 
     Attributes:
         ids: int64 `[batch]`, on the CPU.
-        content: what the data set gives, collated: usually `(inputs [batch, ...], targets [batch])`.
+        read: gives the content.
     """
 
     ids: Tensor
-    content: Any
+    read: Callable[[], Any]
+
+    @classmethod
+    def of(cls, ids: Tensor, content: Any) -> Batch:
+        """Give a batch whose content is there."""
+        return cls(ids, lambda: content)
+
+    @functools.cached_property
+    def content(self) -> Any:
+        """What the data set gives, collated, read when somebody asks for it first: usually `(inputs, targets)`."""
+        return self.read()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,7 +82,12 @@ def in_batches(order: Tensor, size: int, *, drop_last: bool = False, keep_single
 
 def read_batch(source: Source, ids: Tensor, device: torch.device) -> Batch:
     """Read rows and bring their content to a device."""
-    return Batch(ids, _moved(source.read(ids), device))
+    return Batch.of(ids, _moved(source.read(ids), device))
+
+
+def unread_batch(source: Source, ids: Tensor, device: torch.device) -> Batch:
+    """Give a batch that is read and brought to a device only if somebody asks for its content."""
+    return Batch(ids, lambda: _moved(source.read(ids), device))
 
 
 def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_single: bool = True) -> int:
