@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from excise import errors, params, seeds
 from excise.data.batches import read_batch
@@ -25,11 +24,12 @@ from excise.data.rows import ArraySource, Rows
 from excise.store.scratch import free_bytes, scratch_tensor
 from excise.train.engine import Engine, Kept
 from excise.train.prefix import Prefix, Uncut, cut, layout_of
+from excise.train.products import most_products
 from excise.train.statistics import running_statistics_used
 from excise.train.task import as_targets, device_of, forward_pair, in_precision
 
 LEAST_SHARE = 0.1
-"""Of the operations of a forward pass: a smaller share would hardly be noticed."""
+"""Of the multiplications of a forward pass: a smaller share would hardly be noticed."""
 FEW = 3
 """Rows of the first look."""
 
@@ -50,8 +50,8 @@ class Reading:
 
     @property
     def num_tried(self) -> int:
-        """Rows of the batches by which it is tried whether kept activations have the same bits; each is run twice."""
-        return 2 * sum(self.sizes)
+        """Rows that are run to try whether kept activations have the same bits, see `_proven`."""
+        return self.sizes[0] + 2 * sum(self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +107,8 @@ def keep_activations(
     """Compute what is the same in every step, once for each row, and keep it; by stream, for those where that holds and pays.
 
     It holds for data in arrays, whose inputs are the same at each reading, and for the library's own forward. It pays where a
-    stream is read more than once, where the first half is a tenth of the operations of a forward pass or more, and where what
-    is saved comes to `engine.keep.least_flops`. All of this is counted and not timed, so that a run repeats.
+    stream is read more than once, where the first half has a tenth of the multiplications of a forward pass or more, and where
+    `engine.keep.least_products` of them are saved. All of this is counted and not timed, so that a run repeats.
 
     Nothing of the network changes, and no random number is drawn. Hooks are told what is kept, or why not where a large
     training might have gained.
@@ -124,18 +124,18 @@ def keep_activations(
     if engine.keep is None or engine.task.forward is not forward_pair or not again or not plain:
         return {}
     with params.untouched(model), seeds.isolated(engine.seed, stage, "kept"):
-        few = _inputs(model, next(iter(again.values())).rows, FEW)
+        rows = next(iter(again.values())).rows
+        few = _inputs(model, rows, rows.ids[:FEW])
         saved = sum(len(one.rows) * (one.rounds - 1) - one.num_tried for one in again.values())
-        whole = _flops_of_a_row(model, model, few)
-        if saved * whole < max(engine.keep.least_flops, 1):
+        least = max(engine.keep.least_products, 1)
+        if saved * most_products(model, few[:1]) < least:
             return {}
         try:
             prefix = cut(model, few)
         except Uncut as reason:
             engine.hooks.on_note(f"{stage}: what precedes the mask is computed in every step: {reason}")
             return {}
-        first = 0.0 if prefix is None else _flops_of_a_row(model, prefix.compute, few)
-        if prefix is None or first < LEAST_SHARE * whole or saved * first < engine.keep.least_flops:
+        if prefix is None or prefix.share < LEAST_SHARE or saved * prefix.products < least:
             return {}
         return _kept(model, prefix, again, engine.keep, engine, stage)
 
@@ -179,20 +179,9 @@ def _partly_frozen(model: nn.Module) -> bool:
     return len({value.requires_grad for value in model.parameters()}) == 2
 
 
-def _inputs(model: nn.Module, rows: Rows, count: int) -> Tensor:
-    return _inputs_of(model, rows, rows.ids[:count])
-
-
-def _inputs_of(model: nn.Module, rows: Rows, ids: Tensor) -> Tensor:
+def _inputs(model: nn.Module, rows: Rows, ids: Tensor) -> Tensor:
     inputs: Tensor = read_batch(rows.source, ids, device_of(model)).content[0]
     return in_precision(model, inputs)
-
-
-def _flops_of_a_row(model: nn.Module, run: Callable[[Tensor], object], inputs: Tensor) -> float:
-    """Count the floating-point operations of products and convolutions."""
-    with FlopCounterMode(display=False) as counter, _as_in_a_step(model, len(inputs)):
-        run(inputs)
-    return float(counter.get_total_flops()) / len(inputs)
 
 
 def _as_in_a_step(model: nn.Module, size: int) -> AbstractContextManager[None]:
@@ -211,7 +200,7 @@ def _filled(model: nn.Module, prefix: Prefix, reading: Reading, left: Kept) -> A
     on_disk = False
     for new in range(0, num_rows, size):
         start = min(new, num_rows - size)
-        values = prefix.compute(_inputs_of(model, rows, rows.ids[start : start + size]))
+        values = prefix.compute(_inputs(model, rows, rows.ids[start : start + size]))
         if not held:
             layouts = [_layout(value, size) for value in values]
             shaped = [value.permute(layout)[0] for value, layout in zip(values, layouts, strict=True)]
@@ -248,9 +237,10 @@ def _room(shaped: list[Tensor], num_rows: int, left: Kept) -> tuple[tuple[Tensor
 def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: int) -> bool:
     """Say whether a batch of so many rows, answered from what is kept, has the bits of the plain forward pass.
 
-    The batch holds a row from every place that a row had in a batch when the store was filled (as far as it is long enough),
-    in random order: kernels that treat some places otherwise than others show here, for they do so whatever the rows are.
-    Activations must agree in every bit and in their layout, and so must the logits.
+    A kernel may treat some places of a batch otherwise than others. If it does so in batches of the size that the store was
+    filled with, then for some place and the next one: a batch in which every row stands one place on tells, and a second one in
+    random order asks again. If it does not, batches of another size need a single look. Activations must agree in every bit and
+    in their layout, and so must the logits.
 
     Args:
         model: in the state of the training.
@@ -260,13 +250,15 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
         seed: of the run.
     """
     draws, num_rows = seeds.generator(seed, "kept", size), len(kept.rows)
-    places = torch.randperm(filled, generator=draws)
-    places += filled * torch.randint(num_rows // filled, (filled,), generator=draws)
-    ids = kept.rows.ids[torch.cat([places, torch.arange(num_rows).flip(0)])[:size]]
-    inputs = _inputs_of(model, kept.rows, ids)
-    found = kept.read(ids)
-    if not all(_same(one, other) for one, other in zip(kept.prefix.compute(inputs), found, strict=True)):
-        return False
+    orders = [torch.randperm(filled, generator=draws)]
+    if size == filled:
+        orders.insert(0, torch.arange(filled).roll(1))
+    for order in orders:
+        places = order + filled * torch.randint(num_rows // filled, (filled,), generator=draws)
+        ids = kept.rows.ids[torch.cat([places, torch.arange(num_rows).flip(0)])[:size]]
+        inputs, found = _inputs(model, kept.rows, ids), kept.read(ids)
+        if not all(_same(one, other) for one, other in zip(kept.prefix.compute(inputs), found, strict=True)):
+            return False
 
     def logits(run: Callable[[], Any]) -> Any:
         with params.untouched(model), seeds.isolated(seed, "kept", size), _as_in_a_step(model, size):

@@ -65,13 +65,16 @@ class Kept:
     Attributes:
         memory_bytes: in memory, in all.
         disk_bytes: in files without a name in the directory for temporary files, in all; never more than half of what is free.
-        least_flops: floating-point operations that must be saved for it to be worth the trouble; two billion take about a tenth
-            of a second on one core.
+        least_products: multiplications that must be saved for it to be worth the trouble; a billion take a tenth of a second or
+            less on one core.
     """
 
     memory_bytes: int = 2**30
     disk_bytes: int = 2**34
-    least_flops: float = 2e9
+    least_products: float = 1e9
+
+
+KEPT = Kept()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,7 @@ class Engine:
     slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     checkpoints: Checkpoints | None = None
-    keep: Kept | None = Kept()
+    keep: Kept | None = KEPT
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from excise import errors, params, seeds
+from excise.train.products import products_of
+from excise.train.statistics import running_statistics_used
 from excise.train.unchanging import is_unchanging_call, is_unchanging_module, writes
 
 
@@ -30,10 +33,14 @@ class Prefix:
     Attributes:
         compute: from inputs to the activations at the cut, each `[batch, ...]`; none of them asks for a gradient.
         finish: from these to the network's output, with gradients for what may change.
+        products: multiplications of `compute`, one row.
+        share: of the multiplications of the whole forward pass.
     """
 
     compute: Callable[[Tensor], tuple[Tensor, ...]]
     finish: Callable[[tuple[Tensor, ...]], Any]
+    products: float = 0.0
+    share: float = 0.0
 
 
 class Uncut(Exception):
@@ -58,10 +65,15 @@ def cut(model: nn.Module, inputs: Tensor) -> Prefix | None:
     """
     if any(_hooked(module) for module in model.modules()):
         raise Uncut("modules have hooks, which would not be run")
-    root, graph = _traced(model)
-    _require_pure(graph, root)
+    shadow = _shadow_of(model)
+    graph = _traced(shadow)
+    root = _Alone(model)
+    for name, value in vars(shadow).items():
+        if name.startswith("_tensor_constant"):  # made in the forward from nothing but numbers
+            setattr(root, name, value)
+    _require_pure(graph)
     fixed = _fixed(graph, root)
-    values = _values(graph, root, fixed, inputs)
+    values = _values(graph, shadow, inputs)
     batched = {node for node in fixed if _is_batch(values.get(node), len(inputs))}
     batched &= _behind(graph, [node for node in graph.nodes if node.op == "placeholder"])
     again = _recomputed(graph, fixed, batched)
@@ -76,7 +88,9 @@ def cut(model: nn.Module, inputs: Tensor) -> Prefix | None:
     after = [node for node in graph.nodes if node not in fixed or node in again]
     first = fx.GraphModule(root, _part(before, {}, list(dict.fromkeys(same.values()))))
     second = fx.GraphModule(root, _part(after, same, None))
-    return Prefix(compute=first, finish=lambda kept: second(*kept))
+    products = {node: products_of(node, values, shadow) / len(inputs) for node in values}
+    own, every = sum(products[node] for node in before), sum(products.values())
+    return Prefix(first, lambda kept: second(*kept), products=own, share=own / max(every, 1))
 
 
 class _Alone(nn.Module):
@@ -91,7 +105,9 @@ class _Alone(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Goes into every module but torch's own, whatever class inherits their forward."""
+    """Goes into every module but torch's own, whatever class inherits their forward; sees every use of a buffer."""
+
+    proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).forward.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
@@ -102,47 +118,53 @@ def _hooked(module: nn.Module) -> bool:
     return any(getattr(module, kind) for kind in kinds)
 
 
-def _traced(model: nn.Module) -> tuple[nn.Module, fx.Graph]:
-    """Give the operations of a network, and the root that their names speak of, which holds the network's own modules."""
+def _shadow_of(model: nn.Module) -> _Alone:
+    """Give a network to be traced and run in the place of another: its weights, copies of its buffers, its modes."""
     try:
         shadow = params.shadow_of(model, trainable=True)
     except errors.UnsupportedModel as error:
         raise Uncut("it cannot be copied to be traced") from error
     for own, other in zip(model.modules(), shadow.modules(), strict=True):
         other.training = own.training
-    twin, tracer = _Alone(shadow), _Tracer()
-    before = _attributes(shadow)
+    return _Alone(shadow)
+
+
+def _traced(shadow: _Alone) -> fx.Graph:
+    """Give the operations of a network."""
+    before = _attributes(shadow.network)
     with seeds.isolated(0, "trace"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        drawn = seeds.states()
+        drawn, tracer = seeds.states(), _Tracer()
         try:
-            graph = tracer.trace(twin)
+            graph = tracer.trace(shadow)
         except Exception as error:  # the user's own forward meets what is no tensor: anything may come of it
             what = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise Uncut(f"its forward cannot be traced ({what})") from error
         if any(not torch.equal(drawn[name].nan_to_num(), now.nan_to_num()) for name, now in seeds.states().items()):
             raise Uncut("its forward draws random numbers by itself")
-    if _attributes(shadow) != before:
+    if _attributes(shadow.network) != before:
         raise Uncut("its forward writes to its own attributes")
-    root = _Alone(model)
-    for name, value in vars(twin).items():
-        if name.startswith("_tensor_constant"):  # made in the forward from nothing but numbers
-            setattr(root, name, value)
-    return root, graph
+    return graph
 
 
 def _attributes(network: nn.Module) -> list[dict[str, tuple[int, int]]]:
-    """Give what tells whether a module's attributes, buffers and parameters are other objects, or longer ones, than before."""
+    """Give what tells whether what a module holds is another object than before, a longer one, or was written to."""
     return [
         {
-            name: (id(value), len(value) if isinstance(value, list | dict | set) else 0)
+            name: (id(value), _state(value))
             for name, value in {**vars(module), **module._buffers, **module._parameters}.items()
         }
         for module in network.modules()
     ]
 
 
-def _require_pure(graph: fx.Graph, root: nn.Module) -> None:
+def _state(value: object) -> int:
+    if isinstance(value, Tensor):
+        return value._version
+    return len(value) if isinstance(value, list | dict | set) else 0
+
+
+def _require_pure(graph: fx.Graph) -> None:
     """Refuse a forward that writes to tensors of the network's own."""
     given = _behind(graph, [node for node in graph.nodes if node.op == "placeholder"])
     for node in graph.nodes:
@@ -190,23 +212,23 @@ def _stays(name: str, root: nn.Module) -> bool:
 
 
 class _Watched(fx.Interpreter):
-    """Runs the nodes that are asked for, and remembers what each came to."""
+    """Runs a graph and remembers what each node came to."""
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, wanted: set[fx.Node]) -> None:
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         super().__init__(root, garbage_collect_values=False, graph=graph)
-        self._wanted, self.values = wanted, dict[fx.Node, Any]()
+        self.values = dict[fx.Node, Any]()
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run a node that is wanted."""
-        if n not in self._wanted:
-            return None
+        """Run a node."""
         value = self.values[n] = super().run_node(n)
         return value
 
 
-def _values(graph: fx.Graph, root: nn.Module, wanted: set[fx.Node], inputs: Tensor) -> Mapping[fx.Node, Any]:
-    watched = _Watched(root, graph, wanted)
-    watched.run(inputs)
+def _values(graph: fx.Graph, shadow: nn.Module, inputs: Tensor) -> Mapping[fx.Node, Any]:
+    """Give what each node comes to for a few rows."""
+    watched = _Watched(shadow, graph)
+    with seeds.isolated(0, "values"), running_statistics_used(shadow) if len(inputs) == 1 else nullcontext():
+        watched.run(inputs)
     return watched.values
 
 
