@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,24 +19,26 @@ class Batch:
 
     Attributes:
         ids: int64 `[batch]`, on the CPU.
-        read: gives the content.
+        content: what the data set gives, collated: usually `(inputs [batch, ...], targets [batch])`.
     """
 
     ids: Tensor
-    read: Callable[[], Any]
-
-    @classmethod
-    def of(cls, ids: Tensor, content: Any) -> Batch:
-        """Give a batch whose content is there."""
-        return cls(ids, lambda: content)
-
-    @functools.cached_property
-    def content(self) -> Any:
-        """What the data set gives, collated, read when somebody asks for it first: usually `(inputs, targets)`."""
-        return self.read()
+    content: Any
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+class UnreadBatch(Batch):
+    """A batch that is read when somebody asks for its content, and then once."""
+
+    def __init__(self, source: Source, ids: Tensor, device: torch.device) -> None:
+        vars(self).update(ids=ids, _read=lambda: _moved(source.read(ids), device))
+
+    @functools.cached_property
+    def content(self) -> Any:
+        """What the data set gives, collated."""
+        return vars(self)["_read"]()
 
 
 def batches(
@@ -82,12 +84,7 @@ def in_batches(order: Tensor, size: int, *, drop_last: bool = False, keep_single
 
 def read_batch(source: Source, ids: Tensor, device: torch.device) -> Batch:
     """Read rows and bring their content to a device."""
-    return Batch.of(ids, _moved(source.read(ids), device))
-
-
-def unread_batch(source: Source, ids: Tensor, device: torch.device) -> Batch:
-    """Give a batch that is read and brought to a device only if somebody asks for its content."""
-    return Batch(ids, lambda: _moved(source.read(ids), device))
+    return Batch(ids, _moved(source.read(ids), device))
 
 
 def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_single: bool = True) -> int:

@@ -181,7 +181,7 @@ class CriticalChannels(Region):
         passes = self.num_draws if self.noise else 1
         total = torch.zeros(len(work.channels), dtype=torch.float64)
         for _ in range(passes):
-            noisy = Batch.of(batch.ids, _noisy(batch.content, self.noise, draws)) if self.noise else batch
+            noisy = Batch(batch.ids, _noisy(batch.content, self.noise, draws)) if self.noise else batch
             losses = engine.task.losses(work.model, noisy)
             gradient = torch.autograd.grad(
                 losses @ shares.to(losses), list(work.own.values()), allow_unused=True, materialize_grads=True

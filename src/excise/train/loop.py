@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import seeds
-from excise.data.batches import Batch, num_batches, read_batch, unread_batch
+from excise.data.batches import Batch, UnreadBatch, num_batches, read_batch
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.train.activations import Activations, keep_activations
@@ -124,7 +124,7 @@ def fit_(
 def _batch(model: nn.Module, rows: Rows, ids: Tensor, kept: Activations | None) -> Batch:
     """Read a batch; where its activations are kept, only if somebody asks for its content."""
     unread = kept is not None and kept.serves(len(ids))
-    return (unread_batch if unread else read_batch)(rows.source, ids, device_of(model))
+    return (UnreadBatch if unread else read_batch)(rows.source, ids, device_of(model))
 
 
 def _saved(

@@ -28,7 +28,7 @@ class _MeanLoss(nn.Module):
         self._task = task
 
     def forward(self, content: Any, num_rows: int) -> Tensor:
-        return self._task.losses(self.model, Batch.of(torch.empty(num_rows, dtype=torch.int64), content)).mean()
+        return self._task.losses(self.model, Batch(torch.empty(num_rows, dtype=torch.int64), content)).mean()
 
 
 class Stacked:
