@@ -63,12 +63,24 @@ def test_the_optimizer_holds_what_torch_holds(optimizer):
     mask = Mask.of_modules(model, ["2"])
     with enforced(model, mask, "follow-mask") as free:
         made = plan.make_optimizer(free.leaves)
-        model(torch.ones(2, WIDTHS[0])).sum().backward()
+        free.backward(model(torch.ones(2, WIDTHS[0])).sum())
         free.step(made, None)
         state = [value for own in made.state_dict()["state"].values() for value in own.values()]
     chosen = 4 * mask.num_selected
     real = sum(value.numel() * value.element_size() for value in state if value is not None and value.ndim)
     assert optimizer_bytes(plan, chosen) == real > 0
+
+
+def test_of_layers_whose_chosen_rows_are_computed_alone_a_gradient_is_of_those_rows():
+    wide = nn.Sequential(nn.Linear(512, 512, bias=False), nn.Sigmoid(), nn.Linear(512, 4, bias=False))
+    layer, few = 4 * 512 * 512, rows(2, 512)
+
+    def held(fraction):
+        phase = footprint(wide, few, fraction).phases["unlearn"]
+        return phase["gradients"] + phase["activations"]
+
+    assert layer <= held(1.0) < 1.2 * layer  # besides: the last layer's, and a few rows of activations
+    assert layer / 4 <= held(0.25) < 0.5 * layer
 
 
 def test_without_momentum_the_optimizer_holds_nothing():

@@ -1,7 +1,7 @@
 """The engine: the one loop over epochs, and the one module that keeps the mask's promise."""
 
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Cost, Engine
+from excise.train.engine import Cost, Engine, Kept
 from excise.train.footprint import Footprint, footprint
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
@@ -18,6 +18,7 @@ __all__ = [
     "EpochTrace",
     "Footprint",
     "Hooks",
+    "Kept",
     "Pass",
     "Passes",
     "Statistics",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from excise import checks, errors, params
 from excise.data.batches import Batch
+from excise.masks import Mask
+from excise.train.masked import enforced
 from excise.train.plan import TrainPlan
 from excise.train.task import Task
 
@@ -75,9 +77,10 @@ def footprint(
 ) -> Footprint:
     """Give the memory of `excise.unlearn` with a recipe that localizes by channels, resets and finetunes (DEL's shape).
 
-    Assumes rows chosen in every parameter that may change, `mask_fraction` of each: gradients then exist in full, and what the
-    optimizer sees is that fraction. Not counted: the process itself, the rows, and what kernels need while they run. Cost: a
-    forward and a backward of shapes. Memory: none to speak of.
+    Assumes `mask_fraction` of the rows of every parameter that may change. A gradient exists of those rows where `chosen_rows`
+    has them computed alone, and else in full until they are picked. Not counted: the process itself, the rows, what kernels
+    need while they run, and activations that are kept from step to step (`Kept` bounds these). Cost: two forward and backward
+    passes of shapes. Memory: none to speak of.
 
     Args:
         model: on any device, `meta` included; left alone.
@@ -99,7 +102,9 @@ def footprint(
     checks.require_fraction("mask_fraction", mask_fraction)
     params.require_parameters(model)
     plan = plan or TrainPlan(epochs=1, lr=0.01)
-    pass_bytes = _traced(params.unwrapped(model), example_batch, task or Task())
+    inner, task = params.unwrapped(model), task or Task()
+    scoring = _traced(inner, example_batch, task, 1.0)
+    training = _traced(inner, example_batch, task, mask_fraction)
     own = params.named_parameters(model)
     weights = sum(_bytes(value) for value in own.values())
     buffers = sum(_bytes(buffer) for _, buffer in params.unwrapped(model).named_buffers())
@@ -113,13 +118,13 @@ def footprint(
             **network,
             "shadow buffers": 2 * buffers,  # of the copy that is run, and as they were before
             "gradients": free,  # which become the scores, in place
-            "activations": pass_bytes.activations,
+            "activations": scoring.activations,
         },
         "reset": {**both, "untrained network": weights + buffers},
         "unlearn": {
             **both,
-            "gradients": pass_bytes.gradients_at_peak,
-            "activations": pass_bytes.activations_at_peak,
+            "gradients": training.gradients_at_peak,
+            "activations": training.activations_at_peak,
             "compact leaves": chosen if mask_fraction < 1 else 0,
             "optimizer": optimizer_bytes(plan, chosen),
             "last sound state": chosen + buffers,
@@ -150,17 +155,17 @@ class _Pass:
 
 
 class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes of every tensor made inside, for as long as it lives."""
+    """Count the bytes of every tensor made inside, for as long as it lives; gradients are looked up where they lie."""
 
-    def __init__(self) -> None:
+    def __init__(self, trained: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.gradients = 0
-        self.peak, self.gradients_at_peak, self.activations = 0, 0, 0
+        self._trained = trained
+        self.live = self.peak = self.gradients_at_peak = self.activations = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def keep_out(self, tensors: Mapping[str, Tensor]) -> None:
+    def keep_out(self, tensors: Iterable[Tensor]) -> None:
         """Leave out what was there before."""
-        for value in tensors.values():
+        for value in tensors:
             storage = value.untyped_storage()
             self._known[storage._cdata] = weakref.ref(storage)
 
@@ -179,44 +184,49 @@ class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self._known[key] = weakref.ref(storage, partial(self._gone, key, storage.nbytes()))
         self.live += storage.nbytes()
-        self.activations = max(self.activations, self.live - self.gradients)
+        gradients = sum(_bytes(value.grad) for value in self._trained if value.grad is not None)
+        self.activations = max(self.activations, self.live - gradients)
         if self.live > self.peak:
-            self.peak, self.gradients_at_peak = self.live, self.gradients
+            self.peak, self.gradients_at_peak = self.live, gradients
 
     def _gone(self, key: int, size: int, _: object) -> None:
         self._known.pop(key, None)
         self.live -= size
 
 
-def _traced(model: nn.Module, batch: Any, task: Task) -> _Pass:
-    """Run one forward and backward of shapes in training mode, and give its fullest moments."""
-    own = {id(value): value for value in (*model.parameters(), *model.buffers())}
-    empty: dict[int, Any] = {key: _empty(value) for key, value in own.items()}
-    network = copy.deepcopy(model, dict(empty)).train()
+def _traced(model: nn.Module, batch: Any, task: Task, mask_fraction: float) -> _Pass:
+    """Run one forward and backward of shapes under a mask of so much of each parameter, and give its fullest moments."""
+    empty = {id(value): _empty(value) for value in (*model.parameters(), *model.buffers())}
+    network = copy.deepcopy(model, dict(empty))
     content = tree_map_only(Tensor, lambda value: torch.empty_like(value, device="meta"), batch)
     rows = [len(value) for value in tree_leaves(content) if isinstance(value, Tensor)]
     if not rows:
         raise errors.BadRequest(
             f"example_batch: expected tensors, such as (inputs, labels), found {type(batch).__name__}"
         )
-    counted = _Counted()
-    counted.keep_out({str(key): value for key, value in empty.items()})
-
-    def noted(parameter: Tensor) -> None:
-        counted.gradients += _bytes(parameter)
-
-    for value in network.parameters():
-        if value.requires_grad:
-            value.register_post_accumulate_grad_hook(noted)  # type: ignore[no-untyped-call]
     try:
-        with torch.enable_grad(), counted:
-            task.losses(network, Batch(torch.arange(rows[0]), content)).mean().backward()  # type: ignore[no-untyped-call]
+        with torch.enable_grad(), enforced(network, _share(network, mask_fraction), "adapt") as free:
+            counted = _Counted([*network.parameters(), *free.leaves])
+            counted.keep_out([*empty.values(), *free.leaves])
+            with counted:
+                free.backward(task.losses(network, Batch(torch.arange(rows[0]), content)).mean())
     except (RuntimeError, NotImplementedError) as error:
         raise errors.UnsupportedModel(
             f"{type(model).__name__} has no shape on paper: {str(error).splitlines()[0]}; its forward pass looks at values, "
             "or does not take this batch. Measure a run instead: `Unlearned.cost.peak_bytes`"
         ) from error
     return _Pass(counted.gradients_at_peak, counted.peak - counted.gradients_at_peak, counted.activations)
+
+
+def _share(model: nn.Module, fraction: float) -> Mask:
+    """Give the mask of the first rows of every parameter: such a share of them, and one at least."""
+    shapes = {name: tuple(value.shape) for name, value in params.named_parameters(model).items()}
+    entries = {}
+    for name, shape in shapes.items():
+        rows = shape[0] if shape else 1
+        first = torch.arange(rows) < max(round(fraction * rows), 1)
+        entries[name] = first.reshape(-1, *(1,) * (len(shape) - 1)) if shape else first.reshape(())
+    return Mask(entries, shapes)
 
 
 def _empty(value: Tensor) -> Tensor:
