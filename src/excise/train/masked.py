@@ -203,7 +203,8 @@ def enforced(
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
-    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the coordinates in `slow` are multiplied by its factor before each step.
+    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the
+    coordinates in `slow` are multiplied by its factor before each step.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
