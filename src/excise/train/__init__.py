@@ -1,7 +1,7 @@
 """The engine: the one loop over epochs, and the one module that keeps the mask's promise."""
 
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Cost, Engine
+from excise.train.engine import Cost, Engine, Kept
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
@@ -16,6 +16,7 @@ __all__ = [
     "Engine",
     "EpochTrace",
     "Hooks",
+    "Kept",
     "Pass",
     "Passes",
     "Statistics",
