@@ -101,7 +101,7 @@ def fit_(
                     total += sound.require_finite(loss, stage, epoch)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
-                        loss.backward()  # type: ignore[no-untyped-call]
+                        free.backward(loss)
                         free.step(optimizer, plan.clip_norm)
                         optimizer.zero_grad()
                     engine.hooks.on_step()
