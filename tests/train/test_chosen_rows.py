@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, vmap
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
@@ -320,17 +321,18 @@ def test_however_a_gradient_comes_it_is_the_ordinary_one(scene):
 
 
 @pytest.mark.filterwarnings("ignore")  # dynamo looks at the gradient of what is no leaf
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("part", [lambda model: model, lambda model: model.second])
-def test_what_was_compiled_before_or_is_meanwhile_has_the_ordinary_gradient(part):
+def test_what_was_compiled_before_or_is_meanwhile_has_the_ordinary_gradient(part, backend):
     ours, theirs = built(Mlp), built(Mlp)
     inputs = drawn(3, 6)
     ours.first = theirs.first = nn.Identity()
-    before = torch.compile(part(ours), backend="eager")
+    before = torch.compile(part(ours), backend=backend)
     before(inputs)
     mask = mask_of(theirs)
     with enforced(ours, mask, "adapt") as free:
         assert len(free.layers) == 1
-        meanwhile = torch.compile(part(ours), backend="eager")
+        meanwhile = torch.compile(part(ours), backend=backend)
         for compiled in (before, meanwhile, before):
             free.backward(compiled(inputs).pow(2).sum())
         free.step(torch.optim.SGD(free.leaves, lr=0.0), None)
@@ -343,17 +345,40 @@ def test_what_was_compiled_before_or_is_meanwhile_has_the_ordinary_gradient(part
 def test_under_autocast_every_bit_is_torchs():
     ours, theirs = (built(Mlp).float() for _ in range(2))
     inputs, mask = drawn(3, 4).float(), mask_of(theirs)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = [total(theirs, inputs)]
-        with enforced(ours, mask, "adapt") as free:
-            losses.append(total(ours, inputs))
-            free.backward(losses[1])
-            free.step(torch.optim.SGD(free.leaves, lr=0.0), None)
-            gradients = [leaf.grad for leaf in free.leaves]
+    with enforced(ours, mask, "adapt") as free:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = [total(theirs, inputs), total(ours, inputs)]
+        free.backward(losses[1])
+        free.step(torch.optim.SGD(free.leaves, lr=0.0), None)
+        gradients = [leaf.grad for leaf in free.leaves]
     losses[0].backward()
     assert torch.equal(*losses)
     for gradient, (name, value) in zip(gradients, theirs.named_parameters(), strict=True):
         assert torch.equal(gradient.flatten(), value.grad[mask.expand(name)])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch imports its scripts with it
+def test_under_a_dual_level_tangents_go_on():
+    model, inputs, tangent = built(Mlp), drawn(3, 4), drawn(3, 4, seed=1)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(inputs, tangent)
+        wanted = forward_ad.unpack_dual(model(dual)).tangent
+        with enforced(model, mask_of(model), "adapt"):
+            assert torch.equal(forward_ad.unpack_dual(model(dual)).tangent, wanted)
+
+
+class Kept(torch.Tensor):
+    """A tensor that goes on being of its type."""
+
+
+def test_other_kinds_of_tensors_go_their_own_way():
+    ours = watched("linear")
+    pieces = torch.nested.nested_tensor([drawn(2, 5), drawn(3, 5)], layout=torch.jagged)
+    with ours.layers.watched():
+        assert isinstance(ours.layer(drawn(3, 5).as_subclass(Kept)), Kept)
+        assert ours.layer(pieces).is_nested
+        assert ours.layer(drawn(3, 5).to_sparse()).shape == (3, 7)
 
 
 def test_without_gradients_nothing_is_recorded():

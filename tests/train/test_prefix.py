@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from excise.masks import Mask
-from excise.networks import tiny_resnet
+from excise.networks import tiny_resnet, vit_small
 from excise.train import enforced
 from excise.train.prefix import Uncut, cut, layout_of
 from tests.cases import CASES
@@ -57,6 +57,10 @@ class Normalising(nn.Sequential):
         )
 
 
+def vit():
+    return vit_small(4, image_size=8, patch_size=4, width=8, depth=2, heads=2, head_width=4, mlp_width=8, in_channels=1)
+
+
 def images():
     return torch.randn(ROWS, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -73,6 +77,7 @@ CUTS = {
     "residual": (tiny_resnet, ["layer3.0.conv2", "fc"], images, [(ROWS, 32, 2, 2), (ROWS, 32, 2, 2)]),
     "identity": (lambda: tiny_resnet(width=4), ["layer1"], images, [(ROWS, 4, 8, 8)]),
     "shared": (Shared, ["second", "third"], vectors, [(ROWS, 6)]),
+    "looks at shapes": (vit, ["transformer.layers.1", "mlp_head"], images, [(ROWS, 5, 8)]),
     "in place": (Normalising, ["3", "8"], images, [(ROWS, 4, 6, 6)]),
 }
 
@@ -213,6 +218,28 @@ def test_a_network_with_hooks_or_that_cannot_be_copied_is_not_cut():
     model[0].lock = (one for one in ())
     with pytest.raises(Uncut, match="cannot be copied"):
         halves(model, ["4"], CASES["mlp"].data(ROWS)[0])
+
+
+def test_a_forward_may_decide_by_the_shape_of_its_inputs_but_not_by_how_many_there_are():
+    def choosing(model, hidden):
+        return hidden
+
+    class Choosing(Wrong):
+        def forward(self, inputs):
+            if inputs.ndim != 2 or inputs.dim() != 2 or inputs.shape[1:] != (6,) or inputs.shape[-1] % 2:
+                raise AssertionError
+            return super().forward(inputs) * inputs.shape[0]
+
+    class Counting(Wrong):
+        def forward(self, inputs):
+            return super().forward(inputs) * (2 if inputs.shape[0] == 3 else 1)
+
+    model, x = Choosing(choosing), vectors()
+    with torch.no_grad():
+        found = halves(model, ["last"], x)
+        assert torch.equal(found.finish(found.compute(x)), model(x))
+    with pytest.raises(Uncut, match="cannot be traced"):
+        halves(Counting(choosing), ["last"], x)
 
 
 def test_what_draws_in_every_step_stays_in_the_second_half():

@@ -66,7 +66,7 @@ def cut(model: nn.Module, inputs: Tensor) -> Prefix | None:
     if any(_hooked(module) for module in model.modules()):
         raise Uncut("modules have hooks, which would not be run")
     shadow = _shadow_of(model)
-    graph = _traced(shadow)
+    graph = _traced(shadow, inputs.shape[1:])
     root = _Alone(model)
     for name, value in vars(shadow).items():
         if name.startswith("_tensor_constant"):  # made in the forward from nothing but numbers
@@ -104,10 +104,36 @@ class _Alone(nn.Module):
         return self.network(inputs)
 
 
+class _Inputs(fx.Proxy):
+    """Stands for the inputs, of which all is known but how many rows they are: a forward may look at it and decide."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, row: Sequence[int]) -> None:
+        super().__init__(node, tracer)
+        self._row = tuple(row)
+
+    @property
+    def ndim(self) -> int:
+        return 1 + len(self._row)
+
+    def dim(self) -> int:
+        return self.ndim
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return (fx.proxy.Attribute(self, "shape")[0], *self._row)  # type: ignore[index]
+
+
 class _Tracer(fx.Tracer):
     """Goes into every module but torch's own, whatever class inherits their forward; sees every use of a buffer."""
 
     proxy_buffer_attributes = True
+
+    def __init__(self, row: Sequence[int]) -> None:
+        super().__init__()
+        self._row = row
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Inputs(node, self, self._row) if node.op == "placeholder" else super().proxy(node)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m).forward.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
@@ -129,12 +155,12 @@ def _shadow_of(model: nn.Module) -> _Alone:
     return _Alone(shadow)
 
 
-def _traced(shadow: _Alone) -> fx.Graph:
-    """Give the operations of a network."""
+def _traced(shadow: _Alone, row: Sequence[int]) -> fx.Graph:
+    """Give the operations of a network, for inputs whose rows have one shape."""
     before = _attributes(shadow.network)
     with seeds.isolated(0, "trace"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        drawn, tracer = seeds.states(), _Tracer()
+        drawn, tracer = seeds.states(), _Tracer(row)
         try:
             graph = tracer.trace(shadow)
         except Exception as error:  # the user's own forward meets what is no tensor: anything may come of it

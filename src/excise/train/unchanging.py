@@ -62,7 +62,7 @@ METHODS = frozenset((
     "div", "div_", "double", "exp", "expand", "expand_as", "flatten", "flip", "float", "half", "log", "masked_fill",
     "masked_fill_", "matmul", "mean", "movedim", "mul", "mul_", "neg", "permute", "pow", "relu", "relu_", "repeat",
     "reshape", "roll", "rsqrt", "sigmoid", "size", "softmax", "split", "sqrt", "square", "squeeze", "sub", "sub_",
-    "sum", "t", "tanh", "to", "transpose", "type_as", "unflatten", "unfold", "unsqueeze", "view", "view_as",
+    "sum", "t", "tanh", "to", "transpose", "type_as", "unbind", "unflatten", "unfold", "unsqueeze", "view", "view_as",
 ))
 """Methods of tensors without a state."""
 # fmt: on
