@@ -89,3 +89,9 @@ class OutOfMemory(ExciseError, MemoryError):
     """The machine's memory did not suffice."""
 
     exit_code = 9
+
+
+class WorkerLost(ExciseError):
+    """Workers of a cluster died over a job, as often as it may be tried."""
+
+    exit_code = 10
