@@ -91,7 +91,7 @@ class OutOfMemory(ExciseError, MemoryError):
     exit_code = 9
 
 
-class WorkerLost(ExciseError):
-    """Workers of a cluster died over a job, as often as it may be tried."""
+class ClusterError(ExciseError):
+    """A cluster cannot do what it is asked: it is not there, has no room or other workers, or these died again and again."""
 
     exit_code = 10

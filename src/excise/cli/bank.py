@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from excise import errors
+from excise import errors, store
 from excise.cli import show
 from excise.oracles import Bank, Entry, default_bank
 from excise.oracles.bank import UNFINISHED, UNREADABLE
@@ -34,7 +33,7 @@ SEEN = ("original", "half")
 
 def run(
     *,
-    directory: Path | None,
+    directory: str | None,
     prune: bool,
     keep_bytes: str | None,
     older_than: float | None,
@@ -54,7 +53,7 @@ def run(
     entries = bank.entries()
     _tell(to, bank, entries, pruned)
     return {
-        "directory": str(bank.directory),
+        "directory": bank.place if store.is_url(bank.place) else str(bank.directory),
         "entries": msgspec.to_builtins(entries),
         "num_bytes": sum(entry.num_bytes for entry in entries),
         "pruned": msgspec.to_builtins(list(pruned)),
@@ -108,14 +107,15 @@ def _age(then: datetime, now: datetime) -> str:
 
 
 def _tell(to: Console, bank: Bank, entries: Sequence[Entry], pruned: Sequence[Entry]) -> None:
+    place = bank.place if store.is_url(bank.place) else bank.directory
     if pruned:
         show.say(to, f"Removed {_counted(pruned)}, {size(sum(entry.num_bytes for entry in pruned))}.")
     if entries:
         to.print(_table(entries))
         total, seconds = size(sum(entry.num_bytes for entry in entries)), sum(entry.seconds for entry in entries)
-        show.say(to, f"{_counted(entries)} in {bank.directory}: {total}; {seconds:.0f} s of training.")
+        show.say(to, f"{_counted(entries)} in {place}: {total}; {seconds:.0f} s of training.")
     else:
-        show.say(to, f"No networks in {bank.directory}.")
+        show.say(to, f"No networks in {place}.")
     seen = [entry for entry in entries if entry.kind in SEEN]
     if seen:
         show.say(

@@ -93,9 +93,8 @@ class OnRay(Fleet):
 
         Raises:
             errors.MissingExtra: Ray is not installed.
-            errors.BadRequest: there is no cluster at the address, it has no room for one job, or what a job is given cannot
-                be sent to another process.
-            errors.WorkerLost: workers died over an item, once and at every further attempt; or of want of memory.
+            errors.ClusterError: there is no cluster at the address; it has no room for one job; what a job is given cannot be
+                sent to another process; workers died over an item, once and at every further attempt, or of want of memory.
         """
         ray = _require_ray()
         coming = enumerate(items)
@@ -124,7 +123,7 @@ class OnRay(Fleet):
                 yield place, self._result(ray, done, place)
         finally:
             for left in under_way:
-                ray.cancel(left, force=True)
+                ray.cancel(left)
 
     def _join(self, ray: ModuleType) -> None:
         if ray.is_initialized():
@@ -141,7 +140,7 @@ class OnRay(Fleet):
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             what = "start a Ray cluster on this machine" if own else f"find a Ray cluster at {self.address}"
-            raise errors.BadRequest(
+            raise errors.ClusterError(
                 f"cluster: could not {what}: {str(error).strip().splitlines()[0]}; see that `ray status` knows it, and that "
                 "both have one version of Ray and of Python"
             ) from error
@@ -154,7 +153,7 @@ class OnRay(Fleet):
         if self.accelerators:
             room = min(room, int(there.get("GPU", 0) // self.accelerators))
         if not room:
-            raise errors.BadRequest(
+            raise errors.ClusterError(
                 f"cluster: expected room for a job of {self.cpus} CPU and {self.accelerators:g} accelerators, found "
                 f"{there.get('CPU', 0):g} and {there.get('GPU', 0):g} in all; ask for less, or add machines"
             )
@@ -165,17 +164,17 @@ class OnRay(Fleet):
         try:
             error, result = ray.get(done)
         except ray.exceptions.RayTaskError as told:  # before the job began, or with a result that could not be sent
-            raise errors.BadRequest(
+            raise errors.ClusterError(
                 f"cluster: a worker could not take item {place + 1}, or not send what came of it: {told.cause!r}; workers "
                 "need the same version of excise, and every module that is used here"
             ) from told
         except ray.exceptions.OutOfMemoryError as told:
-            raise errors.WorkerLost(
+            raise errors.ClusterError(
                 f"cluster: workers on item {place + 1} were ended for want of memory; give each job more CPUs, so that fewer "
                 "run beside it, or take larger machines"
             ) from told
         except ray.exceptions.RayError as told:
-            raise errors.WorkerLost(
+            raise errors.ClusterError(
                 f"cluster: workers on item {place + 1} died, {self.retries + 1} in all ({type(told).__name__}); the same call "
                 "goes on with what is missing; what they said last is in the logs of Ray, /tmp/ray/session_latest/logs"
             ) from told
@@ -199,7 +198,7 @@ def _sent(send: Callable[..., Any], *values: Any) -> Any:
         return send(*values)
     except TypeError as error:  # Ray's, for what cannot be pickled
         told = str(error).strip().splitlines()
-        raise errors.BadRequest(
+        raise errors.ClusterError(
             f"cluster: expected a job, data and networks that can be sent to another process, found {told[0]}; define classes "
             "and functions in a module, and keep open files, locks and generators out of them"
         ) from error

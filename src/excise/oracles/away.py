@@ -153,27 +153,29 @@ def train_there(shared: Shared, sent: Sent) -> Back:
     """On a worker: train a network and keep it in the bank, unless it is there by now.
 
     Raises:
-        errors.Refused: the network would depend on something else than where it was asked for.
+        errors.ClusterError: the network would depend on something else than where it was asked for.
     """
-    heard = _Notes()
+    heard = Notes()
     engine = replace(shared.engine, hooks=heard)
     bank = None if shared.place is None else Bank(shared.place, data=shared.data)
     often = None if shared.seconds is None else Checkpoints(None, shared.seconds)
     alone = Alone(shared.plan, engine, often, shared.stage, shared.rows, bank, shared.kind)
-    _require_equal(shared.surroundings, keys.surroundings())
+    require_equal(shared.surroundings, keys.surroundings())
     one = Wanted(sent.number, sent.seed, sent.model, shared.rows[sent.number], "")
     if bank is None:
         return Back(alone.train((one, sent.told)), engine.cost, heard.notes)
     assert isinstance(shared.plan, TrainPlan)
     # of all sets, since what a transform draws depends on which rows are read before
     printed = keys.fingerprints(shared.rows)[sent.number]
-    _require_equal(sent.told, keys.facts(one.model, one.rows, printed, shared.plan, one.seed, engine, kind=shared.kind))
-    if bank.find(keys.key(sent.told, together=False)) is None:  # kept by one that died, or by another call
+    require_equal(sent.told, keys.facts(one.model, one.rows, printed, shared.plan, one.seed, engine, kind=shared.kind))
+    key = keys.key(sent.told, together=False)
+    if bank.find(key) is None:  # else kept by one that died, or by another call
         alone.train((one, sent.told), sent.ids)
+    bank.release(key)
     return Back(None, engine.cost, heard.notes)
 
 
-def _require_equal(there: Mapping[str, str], here: Mapping[str, str]) -> None:
+def require_equal(there: Mapping[str, str], here: Mapping[str, str]) -> None:
     """Refuse a worker on which a network would be another."""
     other = [name for name in there if here.get(name) != there[name]]
     if other:
@@ -181,7 +183,7 @@ def _require_equal(there: Mapping[str, str], here: Mapping[str, str]) -> None:
             f"{name} {here.get(name)} here, {there[name]} there" if len(there[name]) < _SHOWN else name
             for name in other
         )
-        raise errors.Refused(
+        raise errors.ClusterError(
             f"a worker would train another network than was asked for, since it differs in: {shown}; have machines of one "
             "kind, with one version of excise and torch, as many threads, and the same data"
         )
@@ -191,11 +193,12 @@ _SHOWN = 40
 """Characters of a fact that are shown; longer ones are digests and descriptions."""
 
 
-class _Notes(Hooks):
+class Notes(Hooks):
     """Keeps what people should know."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
     def on_note(self, text: str) -> None:
+        """Keep the sentence."""
         self.notes.append(text)

@@ -148,10 +148,10 @@ class Bank:
         except errors.BadData as error:
             if not path.exists():  # removed by another process just now
                 return None
-            raise errors.Corrupt(f"{error}; {_REMEDY}") from error
+            raise self._spoiled(path, str(error)) from error
         known = read_told(told)
         if known is None or told.get("seal") != _seal(key, state, told):
-            raise errors.Corrupt(f"{path} is not what was put there; {_REMEDY}")
+            raise self._spoiled(path, f"{path} is not what was put there")
         self._send(path)  # what a killed process had written here and not sent
         self._used.add(key)
         return Trained(known.seed, state, known.seconds, known.trained_rows)
@@ -311,6 +311,16 @@ class Bank:
         if content is not None:
             store.write_bytes(path, content)
         return content is not None
+
+    def _spoiled(self, path: Path, what: str) -> errors.Corrupt:
+        """Give the error for a file that is not what it was; a copy goes, so that what lies at the URL is read again."""
+        if self._remote is None:
+            return errors.Corrupt(f"{what}; {_REMEDY}")
+        store.remove(path)
+        return errors.Corrupt(
+            f"{self.place}/{path.name}, or this machine's copy, is not what was put there; the copy was removed: try again; "
+            "if it is refused again, remove it there to have the network trained again"
+        )
 
     def _send(self, path: Path) -> None:
         """Copy a file to the URL, if it is not there."""

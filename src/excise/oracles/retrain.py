@@ -77,8 +77,8 @@ def retrain(
             of rows a seed; or networks are to be trained together (True) that cannot be, with the reason.
         errors.DiskError: a network is missing and the bank may not be written; before it is trained.
         errors.Corrupt: a network in the bank is not what was put there.
-        errors.Refused: a worker has another version, number of threads, device or arithmetic, or other data, than this process.
-        errors.WorkerLost: workers died over a network, again and again.
+        errors.ClusterError: a worker has another version, number of threads, device or arithmetic, or other data, than this
+            process; or what `excise.cluster.OnRay` says.
     """
     each = [rows] * len(train_seeds) if isinstance(rows, Rows) else list(rows)
     if len(each) != len(train_seeds):

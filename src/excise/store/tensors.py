@@ -134,13 +134,14 @@ def _header(header: bytes) -> dict[str, Any]:
         told = json.loads(header, object_pairs_hook=_each_once)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError("no header") from error
-    shapes = [one.get("shape") for one in told.values() if isinstance(one, dict)] if isinstance(told, dict) else []
-    for shape in shapes:
+    if not isinstance(told, dict):
+        raise ValueError("no header")
+    for shape in [one.get("shape") for one in told.values() if isinstance(one, dict)]:
         if isinstance(shape, list) and (
             len(shape) > 64 or not all(type(size) is int and 0 <= size < 2**48 for size in shape)
         ):
             raise ValueError("a tensor of more than 64 axes, or of an impossible size")
-    return told if isinstance(told, dict) else {}
+    return told
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
