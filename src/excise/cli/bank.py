@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from excise import errors, store
+from excise import errors
 from excise.cli import show
 from excise.oracles import Bank, Entry, default_bank
 from excise.oracles.bank import UNFINISHED, UNREADABLE
@@ -53,7 +53,7 @@ def run(
     entries = bank.entries()
     _tell(to, bank, entries, pruned)
     return {
-        "directory": bank.place if store.is_url(bank.place) else str(bank.directory),
+        "directory": bank.place,
         "entries": msgspec.to_builtins(entries),
         "num_bytes": sum(entry.num_bytes for entry in entries),
         "pruned": msgspec.to_builtins(list(pruned)),
@@ -107,15 +107,14 @@ def _age(then: datetime, now: datetime) -> str:
 
 
 def _tell(to: Console, bank: Bank, entries: Sequence[Entry], pruned: Sequence[Entry]) -> None:
-    place = bank.place if store.is_url(bank.place) else bank.directory
     if pruned:
         show.say(to, f"Removed {_counted(pruned)}, {size(sum(entry.num_bytes for entry in pruned))}.")
     if entries:
         to.print(_table(entries))
         total, seconds = size(sum(entry.num_bytes for entry in entries)), sum(entry.seconds for entry in entries)
-        show.say(to, f"{_counted(entries)} in {place}: {total}; {seconds:.0f} s of training.")
+        show.say(to, f"{_counted(entries)} in {bank.place}: {total}; {seconds:.0f} s of training.")
     else:
-        show.say(to, f"No networks in {place}.")
+        show.say(to, f"No networks in {bank.place}.")
     seen = [entry for entry in entries if entry.kind in SEEN]
     if seen:
         show.say(

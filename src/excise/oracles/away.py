@@ -35,7 +35,7 @@ class Shared:
         seconds: between checkpoints; None for none.
         stage: name of the stage, as in progress.
         rows: of each network, in order.
-        place: of the bank; None for none.
+        address: of the bank; None for none.
         data: what the bank keeps with each network.
         kind: what the rows are.
         surroundings: versions and threads where the networks are asked for.
@@ -46,7 +46,7 @@ class Shared:
     seconds: float | None
     stage: str
     rows: Sequence[Rows]
-    place: str | None
+    address: str | None
     data: str | None
     kind: Kind
     surroundings: Mapping[str, str]
@@ -131,7 +131,7 @@ def _shared(alone: Alone) -> Shared:
         None if alone.checkpoints is None else alone.checkpoints.seconds,
         alone.stage,
         alone.rows,
-        None if alone.bank is None else alone.bank.place,
+        None if alone.bank is None else alone.bank.address,
         None if alone.bank is None else alone.bank.data,
         alone.kind,
         keys.surroundings(),
@@ -143,7 +143,7 @@ def _kept(bank: Bank | None, key: str) -> Trained:
     found = bank.find(key)
     if found is None:
         raise errors.DiskError(
-            f"expected the network that a worker kept in {bank.place}, found none there on this machine; have the bank in a "
+            f"expected the network that a worker kept in {bank.address}, found none there on this machine; have the bank in a "
             "directory that all machines share under one path, or at a URL"
         )
     return found
@@ -157,7 +157,7 @@ def train_there(shared: Shared, sent: Sent) -> Back:
     """
     heard = Notes()
     engine = replace(shared.engine, hooks=heard)
-    bank = None if shared.place is None else Bank(shared.place, data=shared.data)
+    bank = None if shared.address is None else Bank(shared.address, data=shared.data)
     often = None if shared.seconds is None else Checkpoints(None, shared.seconds)
     alone = Alone(shared.plan, engine, often, shared.stage, shared.rows, bank, shared.kind)
     require_equal(shared.surroundings, keys.surroundings())

@@ -108,7 +108,7 @@ class Bank:
 
     Attributes:
         directory: where its files lie on this machine.
-        place: what another process, on another machine too, finds it by: the URL, or the absolute path.
+        place: the directory as it was given, or the URL.
 
     Raises:
         errors.BadRequest: a file stands there, or a URL of no kind that is known.
@@ -119,7 +119,7 @@ class Bank:
     def __init__(self, directory: str | Path, *, data: str | None = None) -> None:
         self._remote = store.Remote(str(directory)) if store.is_url(directory) else None
         self.directory = Path(directory) if self._remote is None else working_copy(self._remote.url)
-        self.place = str(self.directory.absolute()) if self._remote is None else self._remote.url
+        self.place = str(self.directory) if self._remote is None else self._remote.url
         self.data = data
         self._used: set[str] = set()
         if self.directory.exists() and not self.directory.is_dir():
@@ -131,7 +131,12 @@ class Bank:
         return given if given is None or isinstance(given, Bank) else cls(given)
 
     def __repr__(self) -> str:
-        return f"Bank({str(self.directory) if self._remote is None else self.place!r})"
+        return f"Bank({self.place!r})"
+
+    @property
+    def address(self) -> str:
+        """What another process finds it by, on this machine or another: the absolute path, or the URL."""
+        return str(self.directory.absolute()) if self._remote is None else self.place
 
     def find(self, key: str) -> Trained | None:
         """Give the network of a key, checked against its seal; None if there is none.

@@ -125,7 +125,7 @@ def _tell_of_own_code(bank: Bank | None, engine: Engine, stage: str, *, together
     if together:
         raise errors.BadRequest(f"together: {_OWN_CODE}; leave it False, or None to have it chosen")
     if bank is not None:
-        engine.hooks.on_note(f"{stage}: trained one at a time and not kept in {bank.directory}, since {_OWN_CODE}")
+        engine.hooks.on_note(f"{stage}: trained one at a time and not kept in {bank.place}, since {_OWN_CODE}")
     elif together is None:
         engine.hooks.on_note(f"{stage}: trained one at a time, since {_OWN_CODE}")
 
