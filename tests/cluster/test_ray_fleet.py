@@ -35,11 +35,11 @@ def cluster(tmp_path_factory):
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(secret))
         patch.setenv("RAY_AUTH_MODE", "")
         patch.delenv("RAY_AUTH_MODE")  # Ray sets it, and here it is put back
-        before = os.environ.get("RAY_USAGE_STATS_ENABLED")
+        before = os.environ.get("RAY_USAGE_STATS_ENABLED"), signal.getsignal(signal.SIGTERM)
         with OnRay(LOCAL, at_once=2) as fleet:
             assert list(fleet.run(square, 1, [])) == [] and not ray.is_initialized()  # nothing is started for nothing
             assert dict(fleet.run(square, 1, [3])) == {0: 10}
-            assert os.environ.get("RAY_USAGE_STATS_ENABLED") == before
+            assert (os.environ.get("RAY_USAGE_STATS_ENABLED"), signal.getsignal(signal.SIGTERM)) == before
             yield fleet
         assert not ray.is_initialized()
     gc.collect()  # what Ray leaves open is closed here, and not in another test

@@ -539,7 +539,7 @@ def test_a_bank_at_a_url_is_not_pruned_and_says_who_may(shared):
     bank = Bank(shared)
     keep(bank, KEYS[0])
     with pytest.raises(
-        errors.BadRequest, match=r"prune: expected a bank in a directory, found .*bank; remove what is to go"
+        errors.BadRequest, match=r"prune: expected a bank in a directory, found .*bank; look and remove there"
     ):
         bank.prune(everything=True)
     assert bank.find(KEYS[0]) is not None

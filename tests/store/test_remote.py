@@ -108,7 +108,7 @@ def test_a_url_is_told_from_a_directory(given, wanted):
 
 
 def test_a_url_made_a_path_is_refused():
-    with pytest.raises(errors.BadRequest, match="the path s3:/bucket/x, a URL that lost a slash; give URLs as text"):
+    with pytest.raises(errors.BadRequest, match="the path s3:/bucket/x, a URL that lost a slash; give a URL as text"):
         is_url(Path("s3://bucket/x"))
 
 

@@ -81,7 +81,7 @@ def run(
     at_once: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Audit the network of a run directory; write audit.json and report.html into it, and rows.json if that is wanted."""
-    to = show.console(quiet=quiet)
+    to, fleet = show.console(quiet=quiet), read_fleet(cluster, at_once)
     record, asked, made = _read_run(run)
     how = _plan(plan or asked.plan, needed=tier != "T0")
     original = weights or Path(asked.weights)
@@ -120,7 +120,7 @@ def run(
         goal = _goal(trigger, confused)
         again = _recipe_again(asked, how, required=tier == "T2", to=to)
         kept = Checkpoints(None)
-        nets, fleet = Bank(bank or default_bank()), read_fleet(cluster, at_once)
+        nets = Bank(bank or default_bank())
         with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
             store.sweep([nets.directory])  # others may be writing there: only what killed processes have left goes
             done = audit(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
@@ -136,7 +138,7 @@ class OnRay(Fleet):
             if self.at_once is not None:
                 options |= {"num_cpus": self.at_once * self.cpus}
         try:
-            with _environment(_QUIET):
+            with _environment(_QUIET), _own_signal():
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             what = "start a Ray cluster on this machine" if own else f"find a Ray cluster at {self.address}"
@@ -217,6 +219,17 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _own_signal() -> Iterator[None]:
+    """Put back what this process does on SIGTERM: Ray has it end at once, where a training would first put itself away."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _require_ray() -> ModuleType:

@@ -239,6 +239,18 @@ class Bank:
         if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
             raise errors.DiskError(f"bank: {place} may not be written by this user; choose another directory")
 
+    def require_here(self, what: str) -> None:
+        """Refuse a bank at a URL, for work that can only be done on a directory.
+
+        Raises:
+            errors.BadRequest: it is one.
+        """
+        if self._remote is not None:
+            raise errors.BadRequest(
+                f"{what}: expected a bank in a directory, found {self.place}; look and remove there by the tools of that place, "
+                f"and name this machine's copy of it, {self.directory}"
+            )
+
     def entries(self) -> list[Entry]:
         """Give what there is, oldest first. Reads the head of each file; weights are checked when they are used."""
         return sorted(
@@ -273,11 +285,7 @@ class Bank:
                 which others use whom this process does not see.
             errors.DiskError: a file could not be removed.
         """
-        if self._remote is not None:
-            raise errors.BadRequest(
-                f"prune: expected a bank in a directory, found {self.place}; remove what is to go by the tools of that place, "
-                f"and this machine's copy with `excise bank {self.directory} --prune`"
-            )
+        self.require_here("prune")
         limits = (keep_bytes, older_than_days, kinds)
         if everything == any(limit is not None for limit in limits):
             raise errors.BadRequest(

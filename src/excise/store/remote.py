@@ -28,7 +28,7 @@ def is_url(given: str | Path) -> bool:
     """
     if isinstance(given, Path) and _BROKEN.match(str(given)):
         raise errors.BadRequest(
-            f"expected a directory or a URL, found the path {given}, a URL that lost a slash; give URLs as text"
+            f"expected a directory, found the path {given}, a URL that lost a slash; give a URL as text, if one is taken here"
         )
     return isinstance(given, str) and _URL.match(given) is not None
 
