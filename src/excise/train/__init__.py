@@ -2,6 +2,7 @@
 
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine, Kept
+from excise.train.footprint import Footprint, footprint
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
@@ -15,6 +16,7 @@ __all__ = [
     "Cost",
     "Engine",
     "EpochTrace",
+    "Footprint",
     "Hooks",
     "Kept",
     "Pass",
@@ -27,6 +29,7 @@ __all__ = [
     "enforced",
     "fit_",
     "fit_together_",
+    "footprint",
     "forward_pair",
     "frozen_digest",
     "held_modules",

@@ -116,6 +116,11 @@ class _Switch:
     on: bool = False
 
 
+def _autocast(device_type: str) -> bool:
+    """Say whether autocast is on; a device that has none (`meta`) is no error here."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 class _Operation(ABC):
     """What a layer computes, and its derivatives, each a differentiable function of tensors."""
 
@@ -275,7 +280,7 @@ class _Forward:
             and not inputs.is_nested
             and inputs.dtype is weight.dtype
             and inputs.device == weight.device
-            and not torch.is_autocast_enabled(inputs.device.type)
+            and not _autocast(inputs.device.type)
             and not torch._C._are_functorch_transforms_active()
             and forward_ad.unpack_dual(inputs).tangent is None  # type: ignore[no-untyped-call]
         )

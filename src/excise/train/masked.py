@@ -20,6 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -285,10 +286,23 @@ def frozen_digest(
     model = params.unwrapped(model)
     allowed = effective(mask, model)
     outside = {
-        name: value.detach().cpu()[~allowed.expand(name)] for name, value in params.named_parameters(model).items()
+        name: partial(_outside, value, allowed.entry(name)) for name, value in params.named_parameters(model).items()
     }
     buffers = params.named_buffers(model)
     held = set(held_modules(model, allowed, statistics))
     free = set(leaving_out)
-    kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held and name not in free}
-    return params.digest({**outside, **kept})
+    kept = {
+        name: partial(Tensor.detach, value)
+        for name, value in buffers.items()
+        if name.rpartition(".")[0] in held and name not in free
+    }
+    return params.digest_in_turn({**outside, **kept})
+
+
+def _outside(parameter: Tensor, entry: Tensor) -> Tensor:
+    """Give the coordinates outside an entry, flat, on the CPU: whole rows at once where the entry is of rows."""
+    value, frozen = parameter.detach().cpu(), ~entry.reshape(-1)
+    if len(frozen) == 1:
+        return value.reshape(-1)[: None if bool(frozen) else 0]
+    by_row = len(frozen) == len(value)
+    return (value if by_row else value.reshape(-1))[frozen].reshape(-1)
