@@ -2,11 +2,10 @@
 
 The optimizer is handed only what may change. A parameter wholly in the mask goes to it as it is. One wholly outside asks
 for no gradient. One partly inside is represented by a compact leaf that holds its chosen rows (or weights); gradients are
-gathered into the leaf before the step (rows of large layers are computed there and nowhere else, see `chosen_rows`), and the
-leaf's values written back after it. Momentum, weight decay, Adam's
-moments, gradient clipping, foreach and fused loops therefore never see a frozen coordinate, and none is ever written.
-Only the optimizer state of the chosen coordinates exists. Optimizers that look at a tensor as a whole (LARS, Muon) see
-the chosen rows as the tensor.
+gathered into the leaf before the step, and the leaf's values written back after it. (The rows of a large layer are computed
+for the leaf alone, see `chosen_rows`.) Momentum, weight decay, Adam's moments, gradient clipping, foreach and fused loops
+therefore never see a frozen coordinate, and none is ever written. Only the optimizer state of the chosen coordinates exists.
+Optimizers that look at a tensor as a whole (LARS, Muon) see the chosen rows as the tensor.
 
 Buffers (running statistics) follow a stated rule, `Statistics`:
 
@@ -205,9 +204,8 @@ def enforced(
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
-    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`.
-
-    Gradients of the coordinates in `slow` are multiplied by its factor before each step.
+    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the
+    coordinates in `slow` are multiplied by its factor before each step.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
