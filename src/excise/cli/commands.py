@@ -162,6 +162,30 @@ def tune(
 
 
 @app.command()
+def bench(
+    model: Model,
+    weights: Weights,
+    data: Data,
+    forget: Forget,
+    recipe: Annotated[str, typer.Option(help="See `excise recipes`.")] = "DEL",
+    settings: Settings = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask of `excise localize`.")] = None,
+    plan: Plan = None,
+    holdout: Holdout = None,
+    budget_seconds: Annotated[float, typer.Option(min=0, help="So long it tries larger and larger sizes.")] = 30.0,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Say what a request would cost on this machine, from short runs of it; nothing is written."""
+    return "bench", locals()
+
+
+@app.command()
 def localize(
     model: Model,
     weights: Weights,

@@ -30,7 +30,7 @@ from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Engine, Spent
+from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
@@ -53,6 +53,7 @@ def unlearn(
     recompute: bool = True,
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
+    keep: Kept | None = KEPT,
 ) -> Unlearned:
     """Make a network forget rows.
 
@@ -76,6 +77,8 @@ def unlearn(
             weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
+        keep: how much memory and disk may hold activations that are the same in every step, see `excise.train.activations`;
+            None to compute them in every step. The result is the same to the bit.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -102,7 +105,7 @@ def unlearn(
         if "fresh" in how.method.needs:
             builder()
         _require_rows(how, split, own, recompute=recompute)
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks())
+        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks(), keep=keep)
         if checkpoints is not None:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:

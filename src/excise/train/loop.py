@@ -10,17 +10,18 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from excise import seeds
-from excise.data.batches import num_batches, read_batch
+from excise.data.batches import Batch, UnreadBatch, num_batches, read_batch
 from excise.data.rows import Rows
 from excise.masks import Mask
+from excise.train.activations import Activations, keep_activations
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace
 from excise.train.masked import Statistics, enforced
-from excise.train.order import order_of_stream, steps_of
+from excise.train.order import order_of_stream, readings_of, steps_of
 from excise.train.plan import TrainPlan
 from excise.train.sound import NetworkState, OptimizerState, Sound
 from excise.train.step import Passes, Step
@@ -66,7 +67,8 @@ def fit_(
         name: num_batches(len(some), sizes[name], drop_last=plan.drop_last, keep_single=single)
         for name, some in rows.items()
     }
-    every = [sum(steps[part.streams[0]] for part in passes(epoch)) for epoch in range(plan.epochs)]
+    streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
+    every = [sum(steps[pace] for pace, *_ in some) for some in streams]
     engine.hooks.on_stage(stage, sum(every))
     with enforced(model, mask, statistics, engine.slow) as free, seeds.isolated(engine.seed, stage, "loop"):
         optimizer = plan.make_optimizer(free.leaves) if free.leaves else None
@@ -80,6 +82,10 @@ def fit_(
         facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
+            readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
+            kept = keep_activations(model, readings, engine, stage)
+            if at == Position():  # a run that goes on was charged for it when it began
+                engine.cost.count(forward=sum(one.num_run for one in kept.values()))
             for epoch in range(at.epoch, plan.epochs):
                 started, total = time.perf_counter() - at.epoch_seconds, at.loss_sum
                 for group in optimizer.param_groups if optimizer else ():
@@ -90,12 +96,12 @@ def fit_(
                 }
                 every_step = enumerate(steps_of(passes(epoch), orders))
                 for index, (objective, ids) in itertools.islice(every_step, at.step, None):
-                    now = {name: read_batch(rows[name].source, some, device_of(model)) for name, some in ids.items()}
-                    loss = objective(Step(model, epoch, index, engine, now))
+                    now = {name: _batch(model, rows[name], some, kept.get(name)) for name, some in ids.items()}
+                    loss = objective(Step(model, epoch, index, engine, now, kept))
                     total += sound.require_finite(loss, stage, epoch)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
-                        loss.backward()  # type: ignore[no-untyped-call]
+                        free.backward(loss)
                         free.step(optimizer, plan.clip_norm)
                         optimizer.zero_grad()
                     engine.hooks.on_step()
@@ -113,6 +119,12 @@ def fit_(
                 if saved is not None:
                     saved.after_epoch(epoch + 1, last=epoch + 1 == plan.epochs)
     engine.hooks.on_stage_end(stage)
+
+
+def _batch(model: nn.Module, rows: Rows, ids: Tensor, kept: Activations | None) -> Batch:
+    """Read a batch; where its activations are kept, only if somebody asks for its content."""
+    unread = kept is not None and kept.serves(len(ids))
+    return (UnreadBatch if unread else read_batch)(rows.source, ids, device_of(model))
 
 
 def _saved(

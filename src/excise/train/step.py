@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from excise import seeds
 from excise.data.batches import Batch
+from excise.train.activations import Activations
 from excise.train.engine import Engine
 from excise.train.statistics import running_statistics_used
 
@@ -27,6 +28,7 @@ class Step:
         epoch: counted from 0.
         index: of the step within its epoch, counted from 0.
         batches: one a stream of the pass.
+        kept: by stream, what need not be computed again.
     """
 
     model: nn.Module
@@ -34,23 +36,30 @@ class Step:
     index: int
     engine: Engine
     batches: Mapping[str, Batch]
+    kept: Mapping[str, Activations] = field(default_factory=dict)
 
     def _training(self, batch: Batch) -> AbstractContextManager[None]:
         return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
+
+    def _answers(self, batch: Batch, stream: str) -> tuple[Tensor, Tensor]:
+        """Give logits and targets, as the engine's task does, from what is kept where that serves."""
+        kept = self.kept.get(stream)
+        with self._training(batch):
+            if kept is not None and kept.serves(len(batch)):
+                return kept.answers(batch.ids)
+            return self.engine.task.forward(self.model, batch.content)
 
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
-        with self._training(batch):
-            return self.engine.task.losses(self.model, batch).mean()
+        return self.engine.task.losses_of(*self._answers(batch, stream), len(batch)).mean()
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
-        with self._training(batch):
-            return self.engine.task.forward(self.model, batch.content)
+        return self._answers(batch, stream)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
@@ -68,8 +77,7 @@ class Step:
         """Run the step's batch of `stream` forward only, for the running statistics."""
         batch = self.batches[stream]
         self.engine.cost.count(forward=len(batch))
-        with self._training(batch):
-            self.engine.task.forward(self.model, batch.content)
+        self._answers(batch, stream)
 
 
 Objective = Callable[[Step], Tensor]
