@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import checks, errors, params, store
+from excise.data.placing import placed
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
@@ -35,8 +36,10 @@ from excise.pipeline.tuning_yardstick import (
 from excise.recipes import Recipe
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine, require_machine
 from excise.train.plan import TrainPlan
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.running import without_autocast
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 from excise.version import __version__
 
 
@@ -123,6 +126,7 @@ class Tuning:
         }
 
 
+@without_autocast()
 def tune(
     model: nn.Module,
     split: Split,
@@ -140,6 +144,7 @@ def tune(
     features: Features | None = None,
     hooks: Hooks | None = None,
     directory: str | Path | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
 ) -> Tuning:
     """Choose a recipe's settings without any oracle.
 
@@ -173,6 +178,7 @@ def tune(
         hooks: who watches.
         directory: where to keep finished trials, so that a search that was stopped goes on where it was, and one that was
             finished can be prolonged.
+        machine: how the work is done, as in `excise.unlearn`.
 
     Raises:
         errors.BadRequest: settings that the recipe does not have or refuses, a directory with another search in it, and what
@@ -182,12 +188,15 @@ def tune(
         errors.Refused: no setting kept the bounds.
     """
     _require(trials, max_utility_loss, max_cost_share, plan)
+    require_machine(machine)
+    params.require_parameters(model)
+    split = placed(split, device_of(params.unwrapped(model)), on_device=machine.on_device, workers=machine.workers)
     where = read_space(recipe, space)
     require_optuna()
     held_out = held_out_rows(split, seed)
     task = Task(forward, loss)
     rows = {"forget": split.forget, "retain": split.retain, "holdout": held_out.rows}
-    engine = Engine(task, seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks())
+    engine = Engine(task, seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks(), machine=machine)
     task.require_fit(params.shadow_of(params.unwrapped(model), trainable=True), rows)
     bounds = {"max_utility_loss": max_utility_loss, "max_cost_share": max_cost_share}
     request = (
@@ -207,7 +216,7 @@ def tune(
         yardstick,
         engine,
         bounds,
-        {"fresh": fresh, "plan": plan, "forward": forward, "loss": loss},
+        {"fresh": fresh, "plan": plan, "forward": forward, "loss": loss, "machine": machine},
     )
     while len(journal.trials) < trials:
         number = len(journal.trials)

@@ -4,6 +4,7 @@ from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
+from excise.train.machine import Machine
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
 from excise.train.plan import TrainPlan
 from excise.train.step import Pass, Passes, Step
@@ -16,6 +17,7 @@ __all__ = [
     "Engine",
     "EpochTrace",
     "Hooks",
+    "Machine",
     "Pass",
     "Passes",
     "Statistics",

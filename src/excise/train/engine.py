@@ -11,6 +11,7 @@ from excise import errors, params
 from excise.masks import Mask
 from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import EpochTrace, Hooks
+from excise.train.machine import Machine
 from excise.train.task import Task
 
 
@@ -71,6 +72,7 @@ class Engine:
         slow: coordinates whose gradient is multiplied by a factor before each step; None for no such.
         hooks: who watches.
         checkpoints: where the loop keeps what a killed run goes on from; None for nowhere.
+        machine: how the work is done; on a CPU the default is plain PyTorch.
         cost: what was spent; the only thing here that changes.
         trace: one entry an epoch, in order.
     """
@@ -83,6 +85,7 @@ class Engine:
     slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     checkpoints: Checkpoints | None = None
+    machine: Machine = Machine()  # noqa: RUF009 - a frozen value
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)
 

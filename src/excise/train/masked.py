@@ -176,7 +176,8 @@ class MaskedParameters:
 
     def finite(self) -> bool:
         """Say whether every chosen coordinate is a finite number."""
-        return all(bool(leaf.isfinite().all()) for leaf in self.leaves)
+        each = [leaf.isfinite().all() for leaf in self.leaves]
+        return not each or bool(torch.stack([one.to(each[0].device) for one in each]).all())  # one look
 
 
 @contextmanager

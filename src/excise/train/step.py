@@ -27,6 +27,7 @@ class Step:
         epoch: counted from 0.
         index: of the step within its epoch, counted from 0.
         batches: one a stream of the pass.
+        run: `(network, batch) -> logits, targets`, in the precision and layout of the run; the task's forward if None.
     """
 
     model: nn.Module
@@ -34,6 +35,10 @@ class Step:
     index: int
     engine: Engine
     batches: Mapping[str, Batch]
+    run: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]] | None = None
+
+    def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
 
     def _training(self, batch: Batch) -> AbstractContextManager[None]:
         return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
@@ -43,21 +48,21 @@ class Step:
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
         with self._training(batch):
-            return self.engine.task.losses(self.model, batch).mean()
+            return self.engine.task.losses_of(*self._outputs(self.model, batch), len(batch)).mean()
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
         with self._training(batch):
-            return self.engine.task.forward(self.model, batch.content)
+            return self._outputs(self.model, batch)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
         """Give another network's logits on the step's batch of `stream`, without gradient."""
         batch = self.batches[stream]
         self.engine.cost.count(forward=len(batch))
-        return self.engine.task.forward(network, batch.content)[0]
+        return self._outputs(network, batch)[0]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Give a generator for one purpose in this very step, a pure function of the run's seed."""
@@ -69,7 +74,7 @@ class Step:
         batch = self.batches[stream]
         self.engine.cost.count(forward=len(batch))
         with self._training(batch):
-            self.engine.task.forward(self.model, batch.content)
+            self._outputs(self.model, batch)
 
 
 Objective = Callable[[Step], Tensor]
