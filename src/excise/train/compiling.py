@@ -54,7 +54,7 @@ class Compiled:
             if not _from_compiler(error):
                 raise
             self._compiled = None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = " ".join((str(error).strip() or type(error).__name__).split("\n")[:2])
             self._hooks.on_note(f"{self._stage}: runs without torch.compile, which failed ({reason})")
         return work(self._model)
 

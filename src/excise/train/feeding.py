@@ -32,9 +32,8 @@ class Feed:
             if rows.source.workers
         }
 
-    def read(self, epoch: int, index: int, ids: Mapping[str, Tensor]) -> dict[str, Batch]:
-        """Give the batches of a step by stream; steps are asked for in order."""
-        del epoch, index
+    def read(self, ids: Mapping[str, Tensor]) -> dict[str, Batch]:
+        """Give the batches of the next step by stream, whose ids are those of the schedule."""
         return {name: self._batch(name, self._schedule.rows[name], some) for name, some in ids.items()}
 
     def _batch(self, name: str, rows: Rows, ids: Tensor) -> Batch:

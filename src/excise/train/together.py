@@ -27,6 +27,7 @@ from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
 from excise.train.plan import TrainPlan
+from excise.train.running import without_autocast
 from excise.train.stacked import Stacked
 from excise.train.step import Pass
 from excise.train.task import device_of
@@ -40,6 +41,7 @@ FEWEST, MOST = 16, 64
 """Networks of a group: with fewer than 16 the overhead of a step shows, with more than 64 none is left to save."""
 
 
+@without_autocast()
 @torch.enable_grad()
 def fit_together_(
     models: Sequence[nn.Module],
