@@ -7,10 +7,10 @@ import torch
 from torch.utils.data import Dataset
 
 from excise.data.rows import DatasetSource, Rows
+from excise.masks import Mask
 from excise.train import Checkpoints, Pass, TrainPlan, fit_
 from excise.train.feeding import Feed
 from excise.train.order import Schedule
-from excise.masks import Mask
 from tests.cases import CASES
 from tests.probes import engine_for, same_bytes, snapshot
 
@@ -72,8 +72,8 @@ def test_a_feed_begins_anywhere_and_is_closed_twice():
     rows = {"retain": Rows(DatasetSource(Listed(), 1), torch.arange(10))}
     schedule = Schedule(lambda _: (Pass(None, ("retain",)),), rows, {"retain": 4}, PLAN, 0, keep_single=True)
     feed = Feed(schedule, (1, 1), torch.device("cpu"))
-    for _, _, ids in schedule.steps(1, 1):
-        batch = feed.read(ids)["retain"]
+    for index, _, ids in schedule.steps(1, 1):
+        batch = feed.read(1, index, ids)["retain"]
         assert torch.equal(batch.ids, ids["retain"]) and torch.equal(batch.content[0], INPUTS[ids["retain"]])
     feed.close()
     feed.close()

@@ -115,7 +115,7 @@ def test_bfloat16_trains_alike_and_freezes_the_same_bits():
     assert losses == pytest.approx(plain_losses, rel=0.05)  # 8 bits of mantissa in each product
     assert frozen_digest(short, mask) == frozen_digest(plain, mask) == frozen_digest(network(), mask)
     assert set(kinds) == {torch.float32} == {value.dtype for value in short.parameters()}
-    inputs, labels = data()
+    inputs, _ = data()
     with torch.no_grad():
         found, expected = (one.eval()(inputs).argmax(1) for one in (short, plain))
     assert (found == expected).float().mean() > 0.9  # decisions, near ties apart

@@ -1,5 +1,6 @@
 """The engine: the one loop over epochs, and the one module that keeps the mask's promise."""
 
+from excise.train.augment import Augment
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
@@ -12,6 +13,7 @@ from excise.train.task import Task, cross_entropy, forward_pair
 from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 
 __all__ = [
+    "Augment",
     "Checkpoints",
     "Cost",
     "Engine",

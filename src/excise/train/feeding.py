@@ -12,6 +12,7 @@ from excise import seeds
 from excise.data.batches import Batch, read_batch
 from excise.data.rows import Rows
 from excise.data.workers import Wanted, read_by_workers
+from excise.train.augment import augmented, draw
 from excise.train.order import Schedule
 
 
@@ -32,9 +33,17 @@ class Feed:
             if rows.source.workers
         }
 
-    def read(self, ids: Mapping[str, Tensor]) -> dict[str, Batch]:
-        """Give the batches of the next step by stream, whose ids are those of the schedule."""
-        return {name: self._batch(name, self._schedule.rows[name], some) for name, some in ids.items()}
+    def read(self, epoch: int, index: int, ids: Mapping[str, Tensor]) -> dict[str, Batch]:
+        """Give the batches of the next step by stream, whose ids are those of the schedule; augmented as the plan says."""
+        found = {name: self._batch(name, self._schedule.rows[name], some) for name, some in ids.items()}
+        augment = self._schedule.plan.augment
+        if not augment:
+            return found
+        seed, changed = self._schedule.seed, {}
+        for name, batch in found.items():
+            drawn = draw(augment, len(batch), seed, name, epoch, index)
+            changed[name] = Batch(batch.ids, augmented(batch.content, augment, drawn))
+        return changed
 
     def _batch(self, name: str, rows: Rows, ids: Tensor) -> Batch:
         if name not in self._ahead:

@@ -99,7 +99,7 @@ def fit_(
                 for group in optimizer.param_groups if optimizer else ():
                     group["lr"] = plan.lr_at(epoch)
                 for index, objective, ids in schedule.steps(epoch, at.step):
-                    loss = objective(Step(model, epoch, index, engine, feed.read(ids), run))
+                    loss = objective(Step(model, epoch, index, engine, feed.read(epoch, index, ids), run))
                     losses.add(loss)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
