@@ -10,7 +10,7 @@ import excise
 from excise import errors, localize, recipes
 from excise.data import Rows
 from excise.masks import Mask
-from excise.train import Machine, TrainPlan, fit_together_
+from excise.train import Checkpoints, Hooks, Machine, TrainPlan, fit_together_
 from excise.train.machine import Way
 from excise.train.masked import frozen_digest
 from excise.train.running import laid_out, outputs, without_autocast
@@ -153,3 +153,26 @@ def test_the_front_door_takes_a_machine_and_refuses_what_is_none():
     assert not same_bytes(snapshot(found.model), snapshot(plain.model))
     with pytest.raises(errors.BadRequest, match="precision: bfloat16 is for networks"):
         excise.unlearn(network().double(), split, recipes.DEL(epochs=1), machine=machine)
+
+
+class Ear(Hooks):
+    def __init__(self):
+        self.notes = []
+
+    def on_note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(
+    ("machine", "used"),
+    [(Machine(), True), (Machine(layout="channels-last"), False), (Machine(precision="bfloat16"), False)],
+)
+def test_a_checkpoint_is_used_by_the_same_machine_only(machine, used, tmp_path):
+    rows, plan, ear = Rows.all_of(data()), TrainPlan(epochs=2, lr=0.05, batch_size=16), Ear()
+    for own in (Machine(), machine):
+        model = network()
+        kept = Checkpoints(tmp_path, 0)
+        engine = dataclasses.replace(engine_for(model, hooks=ear), machine=own, checkpoints=kept)
+        fit(model, rows, plan, engine=engine)
+    (note,) = ear.notes
+    assert note.startswith("Test: goes on" if used else "Test: ") and ("is not used" in note) is not used

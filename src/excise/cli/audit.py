@@ -74,11 +74,16 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
     rows: bool = False,
 ) -> tuple[dict[str, Any], int]:
     """Audit the network of a run directory; write audit.json and report.html into it, and rows.json if that is wanted."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     record, asked, made = _read_run(run)
     how = _plan(plan or asked.plan, needed=tier != "T0")
     original = weights or Path(asked.weights)
@@ -111,6 +116,7 @@ def run(
         "seed": seed,
         "audited": {name: record["files"].get(name) for name in (MODEL, MASK, PATCH)},
         "environment": environment(),
+        **choices.told_machine(machine),
     }
     numbers = _finished(run, record, request, (NUMBERS, PAGE, *((ROWS,) if rows else ())))
     if numbers is None:
@@ -137,6 +143,7 @@ def run(
                 bank=nets,
                 keep_originals=keep_originals,
                 checkpoints=kept,
+                machine=machine,
                 on_plan=lambda planned: _planned(run, planned),
             )
             numbers = _written(run, request, done, record["result"], to, rows=rows)

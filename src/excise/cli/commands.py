@@ -12,6 +12,7 @@ import typer
 
 from excise.cli.options import (
     CRITERION,
+    Compile,
     Config,
     Data,
     DataRoot,
@@ -20,16 +21,19 @@ from excise.cli.options import (
     Forget,
     Holdout,
     Json,
+    Layout,
     Model,
     NoDevice,
     NoSeed,
     Out,
     Plan,
+    Precision,
     Quiet,
     Seed,
     Settings,
     Test,
     Weights,
+    Workers,
 )
 from excise.version import __version__
 
@@ -98,6 +102,10 @@ def unlearn(
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "auto",
+    layout: Layout = "auto",
+    compiled: Compile = "auto",
+    workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -147,6 +155,10 @@ def tune(
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "auto",
+    layout: Layout = "auto",
+    compiled: Compile = "auto",
+    workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -154,6 +166,30 @@ def tune(
 ) -> Asked:
     """Choose a recipe's settings without any oracle, by rows never trained on that look like those to forget."""
     return "tune", locals()
+
+
+@app.command()
+def bench(
+    model: Model,
+    weights: Weights,
+    data: Data,
+    forget: Forget,
+    recipe: Annotated[str, typer.Option(help="See `excise recipes`.")] = "DEL",
+    settings: Settings = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask of `excise localize`.")] = None,
+    plan: Plan = None,
+    holdout: Holdout = None,
+    budget_seconds: Annotated[float, typer.Option(min=0, help="So long it tries larger and larger sizes.")] = 30.0,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Say what a request would cost on this machine, from short runs of it; nothing is written."""
+    return "bench", locals()
 
 
 @app.command()
@@ -183,6 +219,10 @@ def localize(
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "auto",
+    layout: Layout = "auto",
+    compiled: Compile = "auto",
+    workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -263,6 +303,10 @@ def audit(
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    precision: Precision = "auto",
+    layout: Layout = "auto",
+    compiled: Compile = "auto",
+    workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -43,10 +43,15 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
 ) -> tuple[dict[str, Any], int]:
     """Choose settings without oracles; write the trials and what was chosen."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     trained_by = tables.read_plan(plan)
     if oracles and trained_by is None:
         raise errors.BadRequest("--oracles: retraining needs --plan, how the network was trained")
@@ -82,6 +87,7 @@ def run(
             features=compared,
             hooks=hooks,
             directory=out,
+            machine=machine,
         )
         words = [*(settings or ()), *(f"{key}={_word(value)}" for key, value in found.settings.items())]
         store.write_bytes(out / CONFIG, _toml(recipe, words, seed).encode())
@@ -96,6 +102,7 @@ def run(
                 seed=seed,
                 hooks=hooks,
                 bank=Bank(out / "oracles"),
+                machine=machine,
             )
             ranking = msgspec.to_builtins(found.against(own))
         told = {"out": str(out), **found.to_dict(), "set": words, "config": str(out / CONFIG), "ranking": ranking}

@@ -204,6 +204,8 @@ def tune(
         if directory is not None
         else {}
     )
+    if request and machine != Machine():  # else as earlier versions wrote it
+        request["machine"] = msgspec.to_builtins(machine)
     order = secret_order(split.forget.ids.tolist(), request["rows"]["forget"]) if request else None
     journal = Journal(None if directory is None else Path(directory), request, order)
     started = time.perf_counter()
