@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import localization, memory, oracles, startup, steps
+from benchmarks import data, localization, memory, oracles, startup, steps
 from excise.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +23,7 @@ PARTS = {
     "steps": steps.measure,
     "memory": memory.measure,
     "disk": memory.mask_on_disk,
+    "data": data.measure,
     "oracles": oracles.measure,
 }
 

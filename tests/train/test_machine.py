@@ -79,7 +79,7 @@ def test_a_machine_is_written_without_what_is_left_out_and_read_back():
 
 
 def test_something_else_is_no_machine():
-    with pytest.raises(errors.BadRequest, match=r"machine: expected an excise.train.Machine, .* found str"):
+    with pytest.raises(errors.BadRequest, match=r"machine: expected an excise.Machine, .* found str"):
         require_machine("fast")
 
 

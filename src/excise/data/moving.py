@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_WITHOUT_PINNING = ("mps",)
-"""Accelerators that share the processor's memory: there is nothing to pin."""
+_WITHOUT_PINNING = ("cpu", "meta", "mps")
+"""Devices that share the processor's memory, or have none: there is nothing to pin."""
 
 
 def pins(device: torch.device) -> bool:
     """Say whether copies to a device pass through page-locked memory, from where they need not be waited for."""
+    if device.type in _WITHOUT_PINNING:  # before an accelerator is asked: a forked worker must not touch it
+        return False
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator is not None and device.type == accelerator.type and device.type not in _WITHOUT_PINNING
+    return accelerator is not None and device.type == accelerator.type
 
 
 def moved(content: Any, device: torch.device) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from excise.data.moving import gathered, moved
+from excise.data.moving import gathered
 from excise.data.rows import ArraySource, DatasetSource, JoinedSource, Rows, Source
 from excise.data.split import Split
 
@@ -77,7 +77,7 @@ def _placed(source: Source, device: torch.device, on_device: OnDevice, workers: 
         num_bytes, device.type, None if device.type == "cpu" else free_bytes(device), on_device
     ):
         return source
-    return PlacedSource(source.tensors, tuple(moved(tensor.contiguous(), device) for tensor in source.tensors))
+    return PlacedSource(source.tensors, tuple(tensor.to(device) for tensor in source.tensors))
 
 
 def worth_a_copy(num_bytes: int, kind: str, free: int | None, on_device: OnDevice) -> bool:

@@ -87,7 +87,7 @@ def require_machine(value: object) -> None:
     """Refuse what is no `Machine`."""
     if not isinstance(value, Machine):
         raise errors.BadRequest(
-            f"machine: expected an excise.train.Machine, such as Machine(workers=4), found {type(value).__name__}"
+            f"machine: expected an excise.Machine, such as Machine(workers=4), found {type(value).__name__}"
         )
 
 
