@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -54,6 +55,29 @@ def test_a_broken_row_is_told_and_the_workers_end():
         next(stream)
     assert caught.value.__traceback__ is not None  # still holds the loader
     assert not multiprocessing.active_children()
+
+
+class Listening(Dataset):
+    """Says what the reading process does at an interrupt and when it is told to end."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, row):
+        return [int(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_workers_leave_an_interrupt_to_the_process_that_they_work_for():
+    before = [
+        signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)
+    ]  # as the command line
+    try:
+        stream = read_by_workers(DatasetSource(Listening(), 1), iter([(0, torch.tensor([0]))]), CPU)
+        ((_, handlers),) = list(stream)
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert [int(one) for one in handlers] == [signal.SIG_IGN, signal.SIG_DFL]
 
 
 def test_a_pass_that_is_left_early_leaves_no_process():

@@ -326,9 +326,10 @@ def test_a_loss_that_is_looked_at_late_names_the_same_network(monkeypatch):
     assert all(same_bytes(snapshot(model), start) for model, start in zip(models, starts, strict=True))
 
 
-def test_together_in_bfloat16_is_alone_in_bfloat16_but_for_rounding():
-    inputs, labels = CASES["mlp"].data(30)
-    rows, model = Rows.all_of((inputs.float(), labels)), CASES["mlp"].make().float()
+@pytest.mark.parametrize("name", ["mlp", "batchnorm"])
+def test_together_in_bfloat16_is_alone_in_bfloat16_but_for_rounding(name):
+    inputs, labels = CASES[name].data(30)
+    rows, model = Rows.all_of((inputs.float(), labels)), CASES[name].make().float()
     plain, short = (
         dataclasses.replace(engine_for(model), machine=Machine(precision=word)) for word in ("auto", "bfloat16")
     )

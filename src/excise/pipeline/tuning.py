@@ -190,10 +190,11 @@ def tune(
     _require(trials, max_utility_loss, max_cost_share, plan)
     require_machine(machine)
     params.require_parameters(model)
-    split = placed(split, device_of(params.unwrapped(model)), on_device=machine.on_device, workers=machine.workers)
+    given, device = split, device_of(params.unwrapped(model))
+    split = placed(given, device, on_device=machine.on_device, workers=machine.workers)
     where = read_space(recipe, space)
     require_optuna()
-    held_out = held_out_rows(split, seed)
+    held_out = replace(held_out_rows(split, seed), audit_split=held_out_rows(given, seed).audit_split)
     task = Task(forward, loss)
     rows = {"forget": split.forget, "retain": split.retain, "holdout": held_out.rows}
     engine = Engine(task, seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks(), machine=machine)

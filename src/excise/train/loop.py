@@ -74,7 +74,7 @@ def fit_(
     way = engine.machine.way(model, sum(every))
     engine.hooks.on_stage(stage, sum(every))
     with (
-        laid_out(model, way),
+        laid_out(model, way, mask),
         enforced(model, mask, statistics, engine.slow) as free,
         seeds.isolated(engine.seed, stage, "loop"),
         ExitStack() as ending,

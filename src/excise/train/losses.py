@@ -56,6 +56,8 @@ class Losses:
         if len(waiting) == 1:
             self._total += self._require(waiting[0], self._epoch)
         elif waiting:
-            for value in torch.stack(waiting).cpu():
+            places = {loss.device.type: loss.device for loss in waiting}  # a loss of nothing may lie on the CPU
+            device = next((place for kind, place in places.items() if kind != "cpu"), waiting[0].device)
+            for value in torch.stack([loss.to(device) for loss in waiting]).cpu():
                 self._total += self._require(value, self._epoch)
         return self._total

@@ -128,9 +128,14 @@ def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
         return None
     if bool(entry.all()):
         return _Whole(parameter)
-    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
     index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
-    return _Chosen(parameter, index, flat=not by_row)
+    return _Chosen(parameter, index, flat=picked_one_by_one(entry))
+
+
+def picked_one_by_one(entry: Tensor) -> bool:
+    """Say whether a parameter's entry in a mask chooses single weights: some, not all, and not whole rows."""
+    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
+    return not by_row and bool(entry.any()) and not bool(entry.all())
 
 
 class MaskedParameters:

@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_map
 
 from excise import params
 from excise.data.batches import Batch
+from excise.masks import Mask
 from excise.train.compiling import Compiled
 from excise.train.machine import Way
+from excise.train.masked import picked_one_by_one
 from excise.train.task import Task
 
 PLAIN = Way()
@@ -32,15 +34,17 @@ def without_autocast() -> Iterator[None]:
 
 
 @contextmanager
-def laid_out(model: nn.Module, way: Way) -> Iterator[None]:
+def laid_out(model: nn.Module, way: Way, mask: Mask) -> Iterator[None]:
     """Lay a network's weights with four axes out as `way` says, and back as they were afterwards; values stay.
 
     In place: parameters keep their identity, not their memory, so what shares memory with the network no longer does.
+    Those of which single weights are free stay, since weights are picked one by one in the order of rows: a convolution
+    then lays them out as it runs, which costs less.
     """
     chosen = [
         value
-        for value in params.unwrapped(model).parameters()
-        if way.channels_last and value.ndim == 4 and value.is_contiguous()
+        for name, value in params.named_parameters(model).items()
+        if way.channels_last and value.ndim == 4 and value.is_contiguous() and not picked_one_by_one(mask.entry(name))
     ]
     try:
         for value in chosen:
