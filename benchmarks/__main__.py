@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, localization, memory, oracles, startup, steps
+from benchmarks import activations, data, localization, memory, oracles, startup, steps
 from excise.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +21,7 @@ PARTS = {
     "startup": startup.measure,
     "localization": localization.measure,
     "steps": steps.measure,
+    "activations": activations.measure,
     "memory": memory.measure,
     "disk": memory.mask_on_disk,
     "data": data.measure,

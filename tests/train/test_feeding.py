@@ -73,7 +73,7 @@ def test_a_feed_begins_anywhere_and_is_closed_twice():
     schedule = Schedule(lambda _: (Pass(None, ("retain",)),), rows, {"retain": 4}, PLAN, 0, keep_single=True)
     feed = Feed(schedule, (1, 1), torch.device("cpu"))
     for index, _, ids in schedule.steps(1, 1):
-        batch = feed.read(1, index, ids)["retain"]
+        batch = feed.read(1, index, ids, {})["retain"]
         assert torch.equal(batch.ids, ids["retain"]) and torch.equal(batch.content[0], INPUTS[ids["retain"]])
     feed.close()
     feed.close()

@@ -10,7 +10,7 @@ import excise
 from excise import errors, localize, recipes
 from excise.data import Rows
 from excise.masks import Mask
-from excise.train import Checkpoints, Hooks, Machine, TrainPlan, fit_together_
+from excise.train import Checkpoints, Hooks, Kept, Machine, TrainPlan, fit_together_
 from excise.train.machine import Way
 from excise.train.masked import frozen_digest
 from excise.train.running import laid_out, outputs, without_autocast
@@ -180,3 +180,25 @@ def test_a_checkpoint_is_used_by_the_same_machine_only(machine, used, tmp_path):
         fit(model, rows, plan, engine=engine)
     (note,) = ear.notes
     assert note.startswith("Test: goes on" if used else "Test: ") and ("is not used" in note) is not used
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        Machine(precision="bfloat16"),
+        Machine(layout="channels-last"),
+        Machine(precision="bfloat16", layout="channels-last"),
+    ],
+)
+def test_activations_that_are_kept_are_those_of_the_same_machine(machine):
+    """The same bits as when they are computed in every step."""
+    found, ear = [], Ear()
+    for keep in (None, Kept(least_products=1)):
+        model = network()
+        mask = Mask.of_modules(model, ["7"])
+        engine = dataclasses.replace(engine_for(model, hooks=ear), machine=machine, keep=keep)
+        fit(model, Rows.all_of(data()), TrainPlan(epochs=4, lr=0.05, batch_size=16), mask=mask, engine=engine)
+        found.append(snapshot(model))
+    assert [note for note in ear.notes if "Test: kept" in note]
+    assert same_bytes(*found)
+    assert not same_bytes(found[0], snapshot(network()))

@@ -63,7 +63,7 @@ class ArraySource(Source):
 
     def read_to(self, ids: Tensor, device: torch.device) -> Any:
         """Index every tensor where it lies."""
-        return gathered(self.tensors, ids, device)
+        return self.read(ids) if device == _CPU else gathered(self.tensors, ids, device)
 
     def labels(self, ids: Tensor) -> Tensor:
         """Index the last tensor by `ids`."""

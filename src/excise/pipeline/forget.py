@@ -31,7 +31,7 @@ from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Engine, Spent
+from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
 from excise.train.machine import Machine, require_machine
 from excise.train.masked import effective, frozen_digest
@@ -58,6 +58,7 @@ def unlearn(
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
     machine: Machine = Machine(),  # noqa: B008 - a frozen value
+    keep: Kept | None = KEPT,
 ) -> Unlearned:
     """Make a network forget rows.
 
@@ -82,6 +83,8 @@ def unlearn(
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
         machine: how the work is done (precision, layout, compilation, workers); on a CPU the default is plain PyTorch.
+        keep: how much memory and disk may hold activations that are the same in every step, see `excise.train.activations`;
+            None to compute them in every step. The result is the same to the bit.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -111,7 +114,8 @@ def unlearn(
         if "fresh" in how.method.needs:
             builder()
         _require_rows(how, split, own, recompute=recompute)
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks(), machine=machine)
+        nothing = Mask.empty(own)
+        engine = Engine(task, seed, nothing, builder, own, hooks=hooks or Hooks(), machine=machine, keep=keep)
         if checkpoints is not None:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:

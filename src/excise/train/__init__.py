@@ -2,7 +2,7 @@
 
 from excise.train.augment import Augment
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Cost, Engine
+from excise.train.engine import Cost, Engine, Kept
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
 from excise.train.machine import Machine
@@ -19,6 +19,7 @@ __all__ = [
     "Engine",
     "EpochTrace",
     "Hooks",
+    "Kept",
     "Machine",
     "Pass",
     "Passes",

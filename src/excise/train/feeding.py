@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from excise import seeds
-from excise.data.batches import Batch, read_batch
+from excise.data.batches import Batch, UnreadBatch, read_batch
 from excise.data.rows import Rows
 from excise.data.workers import Wanted, read_by_workers
+from excise.train.activations import Activations
 from excise.train.augment import augmented, draw
 from excise.train.order import Schedule
 
@@ -33,9 +34,14 @@ class Feed:
             if rows.source.workers
         }
 
-    def read(self, epoch: int, index: int, ids: Mapping[str, Tensor]) -> dict[str, Batch]:
-        """Give the batches of the next step by stream, whose ids are those of the schedule; augmented as the plan says."""
-        found = {name: self._batch(name, self._schedule.rows[name], some) for name, some in ids.items()}
+    def read(
+        self, epoch: int, index: int, ids: Mapping[str, Tensor], kept: Mapping[str, Activations]
+    ) -> dict[str, Batch]:
+        """Give the batches of the next step by stream, whose ids are those of the schedule; augmented as the plan says.
+
+        One whose activations are kept is read only if somebody asks for its content.
+        """
+        found = {name: self._batch(name, self._schedule.rows[name], some, kept.get(name)) for name, some in ids.items()}
         augment = self._schedule.plan.augment
         if not augment:
             return found
@@ -45,7 +51,9 @@ class Feed:
             changed[name] = Batch(batch.ids, augmented(batch.content, augment, drawn))
         return changed
 
-    def _batch(self, name: str, rows: Rows, ids: Tensor) -> Batch:
+    def _batch(self, name: str, rows: Rows, ids: Tensor, kept: Activations | None) -> Batch:
+        if kept is not None and kept.serves(len(ids)):
+            return UnreadBatch(rows.source, ids, self._device)
         if name not in self._ahead:
             return read_batch(rows.source, ids, self._device)
         there, content = next(self._ahead[name])

@@ -15,6 +15,7 @@ from excise import seeds
 from excise.data.batches import num_batches
 from excise.data.rows import Rows
 from excise.masks import Mask
+from excise.train.activations import keep_activations
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
 from excise.train.compiling import compiled
 from excise.train.engine import Engine
@@ -22,7 +23,7 @@ from excise.train.feeding import Feed
 from excise.train.hooks import EpochTrace
 from excise.train.losses import Losses, looks_every
 from excise.train.masked import Statistics, enforced
-from excise.train.order import Schedule
+from excise.train.order import Schedule, readings_of
 from excise.train.plan import TrainPlan
 from excise.train.running import Running, laid_out, without_autocast
 from excise.train.sound import NetworkState, OptimizerState, Sound
@@ -70,7 +71,8 @@ def fit_(
         name: num_batches(len(some), sizes[name], drop_last=plan.drop_last, keep_single=single)
         for name, some in rows.items()
     }
-    every = [sum(steps[part.streams[0]] for part in passes(epoch)) for epoch in range(plan.epochs)]
+    streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
+    every = [sum(steps[pace] for pace, *_ in some) for some in streams]
     way = engine.machine.way(model, sum(every))
     engine.hooks.on_stage(stage, sum(every))
     with (
@@ -93,17 +95,21 @@ def fit_(
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
             feed = ending.enter_context(closing(Feed(schedule, (at.epoch, at.step), device_of(model))))
+            readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
+            kept = {} if plan.augment else keep_activations(model, readings, engine, stage, way)
+            if at == Position():  # a run that goes on was charged for it when it began
+                engine.cost.count(forward=sum(one.num_run for one in kept.values()))
             for epoch in range(at.epoch, plan.epochs):
                 started = time.perf_counter() - at.epoch_seconds
                 losses = Losses(sound.require_finite, looks_every(way.kind), epoch, at.loss_sum)
                 for group in optimizer.param_groups if optimizer else ():
                     group["lr"] = plan.lr_at(epoch)
                 for index, objective, ids in schedule.steps(epoch, at.step):
-                    loss = objective(Step(model, epoch, index, engine, feed.read(epoch, index, ids), run))
+                    loss = objective(Step(model, epoch, index, engine, feed.read(epoch, index, ids, kept), kept, run))
                     losses.add(loss)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
-                        loss.backward()  # type: ignore[no-untyped-call]
+                        free.backward(loss)
                         free.step(optimizer, plan.clip_norm)
                         optimizer.zero_grad()
                     engine.hooks.on_step()

@@ -2,7 +2,8 @@
 
 The optimizer is handed only what may change. A parameter wholly in the mask goes to it as it is. One wholly outside asks
 for no gradient. One partly inside is represented by a compact leaf that holds its chosen rows (or weights); gradients are
-gathered into the leaf before the step, and the leaf's values written back after it. Momentum, weight decay, Adam's
+gathered into the leaf before the step (rows of large layers are computed there and nowhere else, see `chosen_rows`), and the
+leaf's values written back after it. Momentum, weight decay, Adam's
 moments, gradient clipping, foreach and fused loops therefore never see a frozen coordinate, and none is ever written.
 Only the optimizer state of the chosen coordinates exists. Optimizers that look at a tensor as a whole (LARS, Muon) see
 the chosen rows as the tensor.
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from excise import errors, params
 from excise.masks import Mask
+from excise.train.chosen_rows import ChosenLayers, ChosenRows
 
 Statistics = Literal["follow-mask", "adapt", "hold"]
 STATISTICS: tuple[Statistics, ...] = ("follow-mask", "adapt", "hold")
@@ -52,7 +54,12 @@ def effective(mask: Mask, model: nn.Module) -> Mask:
     """
     mask.require_fit(model)
     trainable = {name for name, value in params.named_parameters(model).items() if value.requires_grad}
-    return mask & Mask.where(model, lambda name: name in trainable)
+    return mask if trainable.issuperset(mask.names) else mask & Mask.where(model, lambda name: name in trainable)
+
+
+def _reaches(mask: Mask, name: str) -> bool:
+    entry = mask.entry(name)
+    return entry.numel() > 1 or bool(entry)  # a constant one is kept as one value, so that no other need be read
 
 
 class _Part(ABC):
@@ -63,7 +70,7 @@ class _Part(ABC):
 
     @abstractmethod
     def gather_gradient(self) -> None:
-        """Bring the parameter's gradient to the leaf."""
+        """Add the parameter's gradient to the leaf's own."""
 
     @abstractmethod
     def write_back(self) -> None:
@@ -110,32 +117,37 @@ class _Chosen(_Part):
         return self._view(full).index_select(0, self._index)
 
     def gather_gradient(self) -> None:
-        gradient = self._parameter.grad
-        self.leaf.grad = None if gradient is None else self._view(gradient.to_dense()).index_select(0, self._index)
+        if self._parameter.grad is None:
+            return
+        gathered = self._view(self._parameter.grad.to_dense()).index_select(0, self._index)
         self._parameter.grad = None
+        self.leaf.grad = gathered if self.leaf.grad is None else self.leaf.grad.add_(gathered)
+
+    def rows(self) -> ChosenRows | None:
+        """Give the rows that the leaf stands for; None if it stands for single weights."""
+        return None if self._flat else ChosenRows(self._parameter, self._index, self.leaf)
 
     def write_back(self) -> None:
         target = self._parameter.detach()
-        if self._flat and not target.is_contiguous():
-            place = torch.unravel_index(self._index.long(), target.shape)
-            target[place] = self.leaf.detach()
+        index, values = self._index.long(), self.leaf.detach()
+        if not self._flat:
+            target.index_copy_(0, index, values)
+        elif target.is_contiguous():
+            target.view(-1).scatter_(0, index, values)  # less than half of what index_copy_ takes for single weights
         else:
-            self._view(target).index_copy_(0, self._index.long(), self.leaf.detach())
+            target[torch.unravel_index(index, target.shape)] = values
 
 
 def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
-    if not bool(entry.any()):
-        return None
-    if bool(entry.all()):
-        return _Whole(parameter)
+    if entry.numel() == 1:
+        return _Whole(parameter) if bool(entry) else None
     index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
     return _Chosen(parameter, index, flat=picked_one_by_one(entry))
 
 
 def picked_one_by_one(entry: Tensor) -> bool:
-    """Say whether a parameter's entry in a mask chooses single weights: some, not all, and not whole rows."""
-    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
-    return not by_row and bool(entry.any()) and not bool(entry.all())
+    """Say whether a parameter's entry in a mask, in its smallest shape, chooses single weights rather than all or rows."""
+    return entry.ndim > 1 and entry.numel() not in (1, entry.shape[0])
 
 
 class MaskedParameters:
@@ -148,11 +160,17 @@ class MaskedParameters:
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])
+        rows = [part.rows() for part in self._parts if isinstance(part, _Chosen)]
+        self.layers = ChosenLayers(model, [some for some in rows if some is not None])
 
     @property
     def leaves(self) -> list[Tensor]:
         """What to give the optimizer."""
         return [part.leaf for part in self._parts]
+
+    def backward(self, loss: Tensor) -> None:
+        """Run a loss backward, with as little work as the mask allows; `loss.backward()` gives the same with more."""
+        self.layers.backward(loss)
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
@@ -191,6 +209,8 @@ def enforced(
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
+    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`.
+
     Gradients of the coordinates in `slow` are multiplied by its factor before each step.
     """
     model = params.unwrapped(model)
@@ -201,8 +221,10 @@ def enforced(
             model.get_submodule(name).training = False  # the module alone: dropout inside it still trains
         for name, value in params.named_parameters(model).items():
             value.grad = None
-            value.requires_grad_(bool(allowed.entry(name).any()))
-        yield MaskedParameters(model, allowed, slow)
+            value.requires_grad_(_reaches(allowed, name))
+        free = MaskedParameters(model, allowed, slow)
+        with free.layers.watched():
+            yield free
 
 
 @torch.no_grad()
@@ -249,13 +271,13 @@ def held_modules(model: nn.Module, mask: Mask, statistics: Statistics) -> list[s
 
 def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
     name_of = {id(value): name for name, value in params.named_parameters(model).items()}
-    anything = any(bool(mask.entry(name).any()) for name in mask.names)
+    anything = any(_reaches(mask, name) for name in mask.names)
 
     def moves(module: str) -> bool:
         whole, _, inside = module.rpartition("parametrizations.")  # its weights lie in the list that it stands in
         owner = f"{whole}parametrizations.{inside.partition('.')[0]}" if inside and _ else module
         own = [name_of[id(value)] for value in model.get_submodule(owner).parameters(recurse=False)]
-        return anything if not own else any(bool(mask.entry(name).any()) for name in own)
+        return anything if not own else any(_reaches(mask, name) for name in own)
 
     return moves
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from excise.train.masked import picked_one_by_one
 from excise.train.task import Task
 
 PLAIN = Way()
+
+
+class Answering(Protocol):
+    """What holds activations of rows, see `excise.train.activations`."""
+
+    def answers(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Give logits and targets of rows."""
 
 
 @contextmanager
@@ -57,13 +64,22 @@ def laid_out(model: nn.Module, way: Way, mask: Mask) -> Iterator[None]:
 
 def outputs(task: Task, model: nn.Module, content: Any, way: Way) -> tuple[Tensor, Tensor]:
     """Run a network on what a batch holds, and give logits and targets; logits never shorter than the network's own."""
-    if way.channels_last:
-        content = tree_map(_channels_last, content)
+    content = content_laid_out(content, way)
     if not way.bfloat16:
         return task.forward(model, content)
-    with torch.autocast(way.kind, dtype=torch.bfloat16):
+    with computing(way):
         logits, targets = task.forward(model, content)
     return logits.float(), targets
+
+
+def computing(way: Way) -> AbstractContextManager[object]:
+    """Give the context of a forward pass in the precision of `way`."""
+    return torch.autocast(way.kind, dtype=torch.bfloat16) if way.bfloat16 else nullcontext()
+
+
+def content_laid_out(content: Any, way: Way) -> Any:
+    """Give what a batch holds with its images laid out as `way` says."""
+    return tree_map(_channels_last, content) if way.channels_last else content
 
 
 class Running:
@@ -84,6 +100,12 @@ class Running:
         if self._compiled is None or model is not self._model:
             return outputs(self._task, model, batch.content, self._way)
         return self._compiled.run(len(batch), lambda network: outputs(self._task, network, batch.content, self._way))
+
+    def answers(self, kept: Answering, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Give logits and targets of rows whose activations are kept, as a forward pass over their batch would."""
+        with computing(self._way):
+            logits, targets = kept.answers(ids)
+        return logits.float() if self._way.bfloat16 else logits, targets
 
 
 def _channels_last(value: Any) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from excise import seeds
 from excise.data.batches import Batch
+from excise.train.activations import Activations
 from excise.train.engine import Engine
+from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
 
 
@@ -27,7 +29,8 @@ class Step:
         epoch: counted from 0.
         index: of the step within its epoch, counted from 0.
         batches: one a stream of the pass.
-        run: `(network, batch) -> logits, targets`, in the precision and layout of the run; the task's forward if None.
+        kept: by stream, what need not be computed again.
+        run: runs networks in the precision and layout of the run; the task's forward if None.
     """
 
     model: nn.Module
@@ -35,7 +38,8 @@ class Step:
     index: int
     engine: Engine
     batches: Mapping[str, Batch]
-    run: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]] | None = None
+    kept: Mapping[str, Activations] = field(default_factory=dict)
+    run: Running | None = None
 
     def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
@@ -43,19 +47,25 @@ class Step:
     def _training(self, batch: Batch) -> AbstractContextManager[None]:
         return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
 
+    def _answers(self, batch: Batch, stream: str) -> tuple[Tensor, Tensor]:
+        """Give logits and targets, as the engine's task does, from what is kept where that serves."""
+        kept = self.kept.get(stream)
+        with self._training(batch):
+            if kept is not None and kept.serves(len(batch)):
+                return self.run.answers(kept, batch.ids) if self.run else kept.answers(batch.ids)
+            return self._outputs(self.model, batch)
+
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
-        with self._training(batch):
-            return self.engine.task.losses_of(*self._outputs(self.model, batch), len(batch)).mean()
+        return self.engine.task.losses_of(*self._answers(batch, stream), len(batch)).mean()
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(batch))
-        with self._training(batch):
-            return self._outputs(self.model, batch)
+        return self._answers(batch, stream)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
@@ -73,8 +83,7 @@ class Step:
         """Run the step's batch of `stream` forward only, for the running statistics."""
         batch = self.batches[stream]
         self.engine.cost.count(forward=len(batch))
-        with self._training(batch):
-            self._outputs(self.model, batch)
+        self._answers(batch, stream)
 
 
 Objective = Callable[[Step], Tensor]
