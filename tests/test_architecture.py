@@ -29,7 +29,7 @@ STEPS = [
     {"checks", "plugins", "seeds", "verify", "version"},
     {"params"},
     {"store"},
-    {"masks"},
+    {"cluster", "masks"},
     {"patch"},
     {"data", "networks"},
     {"ledger"},
@@ -49,7 +49,12 @@ STEPS = [
 ONLY = {"measure": {"errors"}, "report": {"errors"}}
 WITHOUT_TORCH = {"measure", "report", "errors", "plugins", "verify", "version"}
 # The one import inside a function: an optional package in its leaf file.
-OPTIONAL = {("data/sets/image_folder.py", "PIL"), ("pipeline/tuning_search.py", "optuna")}
+OPTIONAL = {
+    ("cluster/ray_fleet.py", "ray"),
+    ("data/sets/image_folder.py", "PIL"),
+    ("pipeline/tuning_search.py", "optuna"),
+    ("store/remote.py", "fsspec"),
+}
 WITHOUT_MIRROR = {"version.py", "errors.py"}
 
 MAX_FILE_LINES = 400

@@ -1,5 +1,7 @@
 """Where rows lie while a run reads them."""
 
+import pickle
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -7,7 +9,7 @@ from torch.utils.data import TensorDataset
 from excise.data import Split
 from excise.data.batches import read_batch
 from excise.data.placing import PlacedSource, free_bytes, placed, total_bytes, worth_a_copy
-from excise.data.rows import JoinedSource, Rows, as_source
+from excise.data.rows import ArraySource, JoinedSource, Rows, as_source
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 INPUTS, LABELS = torch.randn(8, 2), torch.arange(8)
@@ -55,6 +57,12 @@ def test_the_copy_is_read_from_only_for_its_own_device():
     assert torch.equal(source.read_to(torch.tensor([3]), CPU)[0], INPUTS[3:4] + 1)
     elsewhere = PlacedSource(given, tuple(tensor.to(META) for tensor in given))
     assert torch.equal(elsewhere.read_to(torch.tensor([3]), CPU)[0], INPUTS[3:4])
+
+
+def test_to_another_process_goes_what_was_given():
+    given = as_source((INPUTS, LABELS)).tensors
+    sent = pickle.loads(pickle.dumps(PlacedSource(given, tuple(tensor.to(META) for tensor in given))))
+    assert type(sent) is ArraySource and torch.equal(sent.tensors[0], INPUTS)
 
 
 def test_what_is_on_the_device_already_stays_and_what_does_not_fit_too():

@@ -1,5 +1,7 @@
 """Laws of every localizer and region: what scores, the masks cut from them and masks found otherwise owe to any network."""
 
+import functools
+
 import pytest
 import torch
 from torch.nn import functional
@@ -70,6 +72,13 @@ def problem(name, forget=FORGET):
     return CASES[name].make(), Split(CASES[name].data(24), forget=forget)
 
 
+@functools.cache
+def scored(name, localizer):
+    """Give a network and its scores, for tests that only look at them."""
+    model, split = problem(name)
+    return model, localizer(model, split)
+
+
 def masks(scores, share=0.4):
     return {cut: scores.select(budget_fraction=share, **how) for cut, how in CUTS.items()}
 
@@ -85,8 +94,7 @@ def assert_close(one, other, factor=1.0):
 @every_localizer
 @every_case
 def test_scores_fit_the_network_and_are_not_negative(name, localizer):
-    model, split = problem(name)
-    scores = localizer(model, split)
+    model, scores = scored(name, localizer)
     own = dict(model.named_parameters())
     assert scores.names == tuple(own)
     for key, value in own.items():
@@ -113,8 +121,7 @@ def test_scoring_twice_gives_the_same_bytes_and_leaves_everything_alone(name, lo
 @every_localizer
 @every_case
 def test_no_budget_is_an_empty_mask_and_all_of_it_a_full_one(name, localizer):
-    model, split = problem(name)
-    scores = localizer(model, split)
+    model, scores = scored(name, localizer)
     assert set(masks(scores, 0.0).values()) == {Mask.empty(model)}
     assert set(masks(scores, 1.0).values()) == {Mask.full(model)}
 
@@ -122,8 +129,7 @@ def test_no_budget_is_an_empty_mask_and_all_of_it_a_full_one(name, localizer):
 @every_localizer
 @every_case
 def test_budgets_are_met_exactly_or_by_whole_channels(name, localizer):
-    model, split = problem(name)
-    scores = localizer(model, split)
+    model, scores = scored(name, localizer)
     row = max(value[0].numel() for value in model.parameters())
     for thousandths in (250, 300, 333, 500, 777):
         budget = thousandths * scores.num_weights // 1000
@@ -140,8 +146,7 @@ def test_budgets_are_met_exactly_or_by_whole_channels(name, localizer):
 @every_localizer
 @every_case
 def test_no_weight_left_out_scores_higher_than_one_taken(name, localizer):
-    model, split = problem(name)
-    scores = localizer(model, split)
+    _, scores = scored(name, localizer)
     mask = scores.select(budget_fraction=0.4, granularity="weight")
     taken = torch.cat([scores[key][mask.expand(key)] for key in scores.names])
     left = torch.cat([scores[key][~mask.expand(key)] for key in scores.names])

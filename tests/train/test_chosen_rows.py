@@ -442,8 +442,8 @@ def test_a_copy_made_meanwhile_is_an_ordinary_network(how):
     [
         (lambda: nn.Linear(512, 256), 128, 1),  # exactly so many weights left out
         (lambda: nn.Linear(512, 256), 129, 0),
-        (lambda: nn.Conv1d(128, 256, 2), 128, 1),
-        (lambda: nn.Conv1d(128, 256, 2), 129, 0),
+        (lambda: nn.Conv1d(64, 256, 2), 128, 1),
+        (lambda: nn.Conv1d(64, 256, 2), 129, 0),
         (lambda: nn.Linear(8192, 100), 80, 1),  # exactly so large a share
         (lambda: nn.Linear(8192, 100), 81, 0),
     ],

@@ -12,6 +12,7 @@ import typer
 
 from excise.cli.options import (
     CRITERION,
+    Cluster,
     Compile,
     Config,
     Data,
@@ -152,6 +153,10 @@ def tune(
     oracles: Annotated[
         int, typer.Option(min=0, help="Networks to retrain after the choice, 3 or more, to say how it ranks.")
     ] = 0,
+    cluster: Cluster = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Settings suggested at a time, and tried side by side on a cluster.")
+    ] = 1,
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -276,7 +281,12 @@ def audit(
         float, typer.Option(help="Share of the rows' trace in the original that a PASS promises to have seen.")
     ] = 0.5,
     bank: Annotated[
-        Path | None, typer.Option(help="Where retrained networks are kept and found again; see `excise bank`.")
+        str | None,
+        typer.Option(help="Directory or URL where retrained networks are kept and found again; see `excise bank`."),
+    ] = None,
+    cluster: Cluster = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Networks under way at a time on the cluster; its room if left out.")
     ] = None,
     keep_originals: Annotated[
         bool,
@@ -346,7 +356,7 @@ def recipes(
 @app.command()
 def bank(
     directory: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The bank's directory; the user's own if left out.")
+        str | None, typer.Argument(metavar="DIR", help="The bank's directory or URL; the user's own if left out.")
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the next four options name.")] = False,
     keep_bytes: Annotated[

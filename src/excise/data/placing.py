@@ -29,6 +29,9 @@ class PlacedSource(ArraySource):
 
     near: tuple[Tensor, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArraySource, (self.tensors,)  # to another process goes what was given: its devices are its own
+
     def read_to(self, ids: Tensor, device: torch.device) -> Any:
         """Index the copy if it lies on `device`, else what was given."""
         return gathered(self.near if self.near[0].device == device else self.tensors, ids, device)

@@ -3,6 +3,7 @@
 from excise.train.augment import Augment
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine, Kept
+from excise.train.footprint import Footprint, footprint
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
 from excise.train.machine import Machine
@@ -18,6 +19,7 @@ __all__ = [
     "Cost",
     "Engine",
     "EpochTrace",
+    "Footprint",
     "Hooks",
     "Kept",
     "Machine",
@@ -31,6 +33,7 @@ __all__ = [
     "enforced",
     "fit_",
     "fit_together_",
+    "footprint",
     "forward_pair",
     "frozen_digest",
     "held_modules",

@@ -35,6 +35,8 @@ LEAST_SHARE = 0.1
 """Of the multiplications of a forward pass: a smaller share would hardly be noticed."""
 FEW = 3
 """Rows of the first look."""
+LEAST_VALUES = 256
+"""That must agree at each place of a batch: one value alone often has the same last digit by chance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class Reading:
 
     @property
     def num_tried(self) -> int:
-        """Rows that are run to try whether kept activations have the same bits, see `_proven`."""
+        """Rows that are run, at least, to try whether kept activations have the same bits, see `_proven`."""
         return self.sizes[0] + 2 * sum(self.sizes)
 
 
@@ -66,7 +68,7 @@ class Activations:
         rows: of the stream, ids ascending.
         held: a tensor for each value at the cut, on the CPU: rows first, then the axes as they lay in memory.
         axes: for each, the places of the value's own axes.
-        sizes: numbers of rows for which a batch was found to have the same bits.
+        sizes: numbers of rows for which a batch was found to have the same bits; where there is none, nothing is held.
         on_disk: whether they lie in a file.
         num_run: rows that were run forward to fill it, and to try it.
     """
@@ -164,8 +166,11 @@ def _kept(
             engine.hooks.on_note(
                 f"{stage}: activations of {name} rows are not kept: computed in another batch, a row's differ in a bit here"
             )
+            found[name] = replace(filled, held=(), axes=())
             continue
-        found[name] = replace(filled, sizes=frozenset(sizes), num_run=filled.num_run + reading.num_tried)
+        found[name] = replace(
+            filled, sizes=frozenset(sizes), num_run=filled.num_run + _rows_tried(filled, reading.sizes)
+        )
         others = ", ".join(str(size) for size in reading.sizes if size not in sizes)
         engine.hooks.on_note(
             f"{stage}: kept {_told(filled.num_bytes)} of activations of {len(reading.rows):,} {name} rows"
@@ -243,7 +248,8 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
 
     A kernel may treat some places of a batch otherwise than others. If it does so in batches of the size that the store was
     filled with, then for some place and the next one: a batch in which every row stands one place on tells, and a second one in
-    random order asks again. If it does not, batches of another size need a single look. Activations must agree in every bit and
+    random order asks again; with few values a row, several of each. If it does not, batches of another size are looked at in
+    random order alone. Activations must agree in every bit and
     in their layout, and so must the logits.
 
     Args:
@@ -254,11 +260,9 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
         seed: of the run.
         way: in which layout images come.
     """
-    draws, num_rows = seeds.generator(seed, "kept", size), len(kept.rows)
-    orders = [torch.randperm(filled, generator=draws)]
-    if size == filled:
-        orders.insert(0, torch.arange(filled).roll(1))
-    for order in orders:
+    draws, num_rows, times = seeds.generator(seed, "kept", size), len(kept.rows), _num_tries(kept, filled)
+    moved_on = [torch.arange(filled).roll(1)] * (times if size == filled else 0)
+    for order in (*moved_on, *(torch.randperm(filled, generator=draws) for _ in range(times))):
         places = order + filled * torch.randint(num_rows // filled, (filled,), generator=draws)
         ids = kept.rows.ids[torch.cat([places, torch.arange(num_rows).flip(0)])[:size]]
         inputs, found = _inputs(model, kept.rows, ids, way), kept.read(ids)
@@ -270,6 +274,17 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
             return run()
 
     return _same(logits(lambda: model(inputs)), logits(lambda: kept.prefix.finish(found)))
+
+
+def _num_tries(kept: Activations, filled: int) -> int:
+    """Give how many batches of a kind have `LEAST_VALUES` at each place; a zero says nothing, it is one in any order."""
+    telling = sum(int(one[:filled].count_nonzero()) for one in kept.held)
+    return -(-LEAST_VALUES * filled // max(telling, filled))
+
+
+def _rows_tried(kept: Activations, sizes: tuple[int, ...]) -> int:
+    times = _num_tries(kept, sizes[0])
+    return times * sizes[0] + (times + 1) * sum(sizes)
 
 
 def _same(one: object, other: object) -> bool:

@@ -1,10 +1,9 @@
 """A weight's gradient, computed for the chosen rows only.
 
 A row of a linear or convolutional layer's weight is an output channel: its gradient needs that channel of the gradient that
-comes from above, and no other. Where a mask takes some of the rows, `chosen_rows_alone` has the layer's backward pass
-compute those, straight into the compact leaf that the optimizer holds. The forward pass is torch's own, to the bit, and so
-are the kernels of the backward pass. A third or more of a step is spent on gradients of weights; what is left out of them is
-saved.
+comes from above, and no other. Where a mask takes some of the rows, `ChosenLayers` has the layer's backward pass compute
+those, straight into the compact leaf that the optimizer holds. The forward pass is torch's own, to the bit, and so are the
+kernels of the backward pass. A third or more of a step is spent on gradients of weights; what is left out of them is saved.
 
 The parameter itself goes on asking for a gradient. Whatever reaches it another way (a penalty on the weights, a tied
 embedding, a functional call, a second derivative) arrives in `parameter.grad` as ever, and belongs to the leaf's gradient
@@ -32,7 +31,7 @@ MOST_CHOSEN = 0.8
 LEAST_LEFT_OUT_LINEAR = 2**16
 """Weights of a linear layer outside the mask below which Python takes longer than the multiply-adds left out."""
 
-LEAST_LEFT_OUT_CONVOLUTION = 2**15
+LEAST_LEFT_OUT_CONVOLUTION = 2**14
 """The same of a convolution, whose every weight is used at many positions."""
 
 _CONVOLUTIONS: dict[Any, Callable[..., Tensor]] = {
@@ -115,6 +114,11 @@ class ChosenLayers:
 @dataclass
 class _Switch:
     on: bool = False
+
+
+def _autocast(device_type: str) -> bool:
+    """Say whether autocast is on; a device that has none (`meta`) is no error here."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 class _Operation(ABC):
@@ -276,7 +280,7 @@ class _Forward:
             and not inputs.is_nested
             and inputs.dtype is weight.dtype
             and inputs.device == weight.device
-            and not torch.is_autocast_enabled(inputs.device.type)
+            and not _autocast(inputs.device.type)
             and not torch._C._are_functorch_transforms_active()
             and forward_ad.unpack_dual(inputs).tangent is None  # type: ignore[no-untyped-call]
         )

@@ -2,11 +2,10 @@
 
 The optimizer is handed only what may change. A parameter wholly in the mask goes to it as it is. One wholly outside asks
 for no gradient. One partly inside is represented by a compact leaf that holds its chosen rows (or weights); gradients are
-gathered into the leaf before the step (rows of large layers are computed there and nowhere else, see `chosen_rows`), and the
-leaf's values written back after it. Momentum, weight decay, Adam's
-moments, gradient clipping, foreach and fused loops therefore never see a frozen coordinate, and none is ever written.
-Only the optimizer state of the chosen coordinates exists. Optimizers that look at a tensor as a whole (LARS, Muon) see
-the chosen rows as the tensor.
+gathered into the leaf before the step, and the leaf's values written back after it. (The rows of a large layer are computed
+for the leaf alone, see `chosen_rows`.) Momentum, weight decay, Adam's moments, gradient clipping, foreach and fused loops
+therefore never see a frozen coordinate, and none is ever written. Only the optimizer state of the chosen coordinates exists.
+Optimizers that look at a tensor as a whole (LARS, Muon) see the chosen rows as the tensor.
 
 Buffers (running statistics) follow a stated rule, `Statistics`:
 
@@ -21,6 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -209,9 +209,8 @@ def enforced(
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
-    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`.
-
-    Gradients of the coordinates in `slow` are multiplied by its factor before each step.
+    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the
+    coordinates in `slow` are multiplied by its factor before each step.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
@@ -292,10 +291,23 @@ def frozen_digest(
     model = params.unwrapped(model)
     allowed = effective(mask, model)
     outside = {
-        name: value.detach().cpu()[~allowed.expand(name)] for name, value in params.named_parameters(model).items()
+        name: partial(_outside, value, allowed.entry(name)) for name, value in params.named_parameters(model).items()
     }
     buffers = params.named_buffers(model)
     held = set(held_modules(model, allowed, statistics))
     free = set(leaving_out)
-    kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held and name not in free}
-    return params.digest({**outside, **kept})
+    kept = {
+        name: partial(Tensor.detach, value)
+        for name, value in buffers.items()
+        if name.rpartition(".")[0] in held and name not in free
+    }
+    return params.digest_in_turn({**outside, **kept})
+
+
+def _outside(parameter: Tensor, entry: Tensor) -> Tensor:
+    """Give the coordinates outside an entry, flat, on the CPU: whole rows at once where the entry is of rows."""
+    value, frozen = parameter.detach().cpu(), ~entry.reshape(-1)
+    if len(frozen) == 1:
+        return value.reshape(-1)[: None if bool(frozen) else 0]
+    by_row = len(frozen) == len(value)
+    return (value if by_row else value.reshape(-1))[frozen].reshape(-1)

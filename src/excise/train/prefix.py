@@ -81,9 +81,8 @@ def cut(model: nn.Module, inputs: Tensor) -> Prefix | None:
     edge = [node for node in graph.nodes if node in used and node in batched and node not in again]
     if not edge or all(node.op == "placeholder" for node in edge):
         return None
-    same = {
-        node: next(one for one in edge if values[one] is values[node]) for node in edge
-    }  # an identity gives its input
+    # an identity gives its very input, and what is done in place too
+    same = {node: next(one for one in edge if values[one] is values[node]) for node in edge}
     before = [node for node in graph.nodes if node in fixed]
     after = [node for node in graph.nodes if node not in fixed or node in again]
     first = fx.GraphModule(root, _part(before, {}, list(dict.fromkeys(same.values()))))
