@@ -5,8 +5,6 @@ is no accelerator it refuses; `--pretend` runs every part on the CPU at tiny siz
 """
 
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -18,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from benchmarks.data import waits_timed
+from benchmarks.environment import environment
 from benchmarks.paired import paired_ratio
 from excise import recipes, unlearn
 from excise.data import Rows, Split
@@ -28,7 +27,6 @@ from excise.methods import Finetune
 from excise.networks import resnet18, tiny_resnet
 from excise.params import clone_model
 from excise.train import Engine, Machine, Pass, Task, TrainPlan, fit_, fit_together_
-from excise.version import __version__
 
 TARGET = Path(__file__).resolve().parent / "results" / "gpu.json"
 PLAIN = Machine(precision="float32", layout="contiguous", compiled="never", on_device="never")
@@ -344,7 +342,7 @@ def section(result):
     told = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
     lines = [
         "",
-        "## On an accelerator",
+        "## GPU",
         "",
         "Written by `python -m benchmarks.gpu`. ResNet-18 (11,173,962 parameters), synthetic rows of 3 x 32 x 32, batches",
         f"of 128; default settings. Measured with {told}.",
@@ -366,17 +364,10 @@ def recorded():
     return json.loads(TARGET.read_text()) if TARGET.is_file() else {}
 
 
-def environment(device):
-    """Name what was measured with."""
-    module = torch.get_device_module(device)
-    name = getattr(module, "get_device_name", lambda: device)
-    return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "device": name(),
-        "cores": os.cpu_count(),
-    }
+def measured_with(device):
+    """Name versions and hardware, the accelerator's too."""
+    name = getattr(torch.get_device_module(device), "get_device_name", lambda: device)
+    return {**environment(), "device": name()}
 
 
 def main(words):
@@ -401,7 +392,7 @@ def main(words):
             took = f"{time.perf_counter() - started:.0f} s"
             sys.stdout.write(f"{name:18} {row['ratio']:8.3f} goal {row['goal']} {mark} {took}\n")
             sys.stdout.flush()
-        result = {"environment": environment("cpu" if pretend else sizes.device), "rows": rows}
+        result = {"environment": measured_with("cpu" if pretend else sizes.device), "rows": rows}
         if not pretend:
             TARGET.parent.mkdir(exist_ok=True)
             TARGET.write_text(json.dumps(result, indent=1) + "\n")
