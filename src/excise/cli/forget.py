@@ -20,6 +20,7 @@ from excise.pipeline import unlearn
 from excise.pipeline.audited import environment
 from excise.recipes import Recipe
 from excise.train.checkpoints import Checkpoints
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 
 
@@ -40,10 +41,15 @@ def run(
     checkpoint_seconds: float,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
 ) -> tuple[dict[str, Any], int]:
     """Forget rows and write the run directory."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     trained_by = tables.read_plan(plan)
     how = choices.read_recipe(recipe, settings, trained_by)
     problem = tables.read_problem(
@@ -64,6 +70,7 @@ def run(
         "keep_statistics": keep_statistics,
         "seed": seed,
         "environment": environment(),
+        **choices.told_machine(machine),
     }
     directory = store.RunDirectory(out, request)
     record = directory.finished()
@@ -78,6 +85,7 @@ def run(
                 plan=trained_by,
                 recompute=not keep_statistics,
                 seconds=checkpoint_seconds,
+                machine=machine,
                 quiet=quiet,
             )
     else:
@@ -102,6 +110,7 @@ def _done(
     plan: TrainPlan | TrainFunction | None,
     recompute: bool,
     seconds: float,
+    machine: Machine,
     quiet: bool,
 ) -> dict[str, Any]:
     """Do what is asked, from the last checkpoint on if there is one, and write it down."""
@@ -120,6 +129,7 @@ def _done(
             hooks=hooks,
             recompute=recompute,
             checkpoints=kept,
+            machine=machine,
         )
     record = directory.complete(done.save(out), done.summary())
     kept.clear()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from excise import store
-from excise.cli import show, tables
+from excise.cli import choices, show, tables
 from excise.cli.places import read_place
 from excise.localize import RandomLike
 from excise.masks import Mask
@@ -31,10 +31,15 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
 ) -> tuple[dict[str, Any], int]:
     """Score, select, and write the mask."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     place, options = read_place(
         criterion,
         budget=budget,
@@ -55,12 +60,13 @@ def run(
         "like": place.like.digest if isinstance(place, RandomLike) and isinstance(place.like, Mask) else None,
         **options,
         "seed": seed,
+        **choices.told_machine(machine),
     }
     directory = store.RunDirectory(out, request)
     record = directory.finished()
     if record is None:
         with store.lock(out), show.progress(quiet=quiet) as hooks:
-            mask = place(problem.model, problem.split, seed=seed, hooks=hooks)
+            mask = place(problem.model, problem.split, seed=seed, hooks=hooks, machine=machine)
             mask.save(out / MASK)
             result = {"mask_fraction": mask.fraction, "mask_digest": mask.digest, "per_module": mask.per_module()}
             record = directory.complete([MASK], result)

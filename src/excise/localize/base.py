@@ -8,12 +8,15 @@ from typing import Generic, TypeVar, final
 from torch import nn
 
 from excise import errors, params, seeds
+from excise.data.placing import placed
 from excise.data.split import Split
 from excise.localize.scores import Scores
 from excise.masks import Mask
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.machine import Machine, require_machine
+from excise.train.running import without_autocast
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 Found = TypeVar("Found")
 
@@ -35,6 +38,7 @@ class _Finder(ABC, Generic[Found]):
     def _find(self, model: nn.Module, split: Split, engine: Engine) -> Found: ...
 
     @final
+    @without_autocast()
     def __call__(
         self,
         model: nn.Module,
@@ -44,6 +48,7 @@ class _Finder(ABC, Generic[Found]):
         loss: Loss = cross_entropy,
         seed: int = 0,
         hooks: Hooks | None = None,
+        machine: Machine = Machine(),  # noqa: B008 - a frozen value
     ) -> Found:
         """Give the scores or the mask of a user's network, after checking that network and rows go together.
 
@@ -54,17 +59,21 @@ class _Finder(ABC, Generic[Found]):
             loss: `(logits, targets) -> [batch]`.
             seed: of whatever is drawn.
             hooks: who watches.
+            machine: who reads the rows and where they lie. Scores are in the network's own precision whatever it says.
 
         Raises:
             errors.UnsupportedModel: no parameters, or no finite logits.
             errors.BadData: rows the network cannot take, or labels outside its head.
         """
         params.require_parameters(model)
+        require_machine(machine)
         own, task = params.shadow_of(model, trainable=True), Task(forward, loss)
+        split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
         with seeds.isolated(seed, "probe"):
             task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         with seeds.isolated(seed, "localize"):
-            return self._find(own, split, Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks()))
+            engine = Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks(), machine=machine)
+            return self._find(own, split, engine)
 
 
 class Localizer(_Finder[Scores]):

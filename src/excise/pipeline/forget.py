@@ -20,6 +20,7 @@ import msgspec
 from torch import Tensor, nn
 
 from excise import errors, params, seeds, store
+from excise.data.placing import placed
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
@@ -32,12 +33,15 @@ from excise.recipes import RECIPES, Recipe
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine, require_machine
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
+from excise.train.running import without_autocast
 from excise.train.statistics import recompute_statistics_, running_statistics
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 
+@without_autocast()
 def unlearn(
     model: nn.Module,
     split: Split,
@@ -53,6 +57,7 @@ def unlearn(
     recompute: bool = True,
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
     keep: Kept | None = KEPT,
 ) -> Unlearned:
     """Make a network forget rows.
@@ -77,6 +82,7 @@ def unlearn(
             weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
+        machine: how the work is done (precision, layout, compilation, workers); on a CPU the default is plain PyTorch.
         keep: how much memory and disk may hold activations that are the same in every step, see `excise.train.activations`;
             None to compute them in every step. The result is the same to the bit.
 
@@ -91,10 +97,13 @@ def unlearn(
         errors.Refused: something outside the mask moved (a method wrote where it must not); there is no result then.
     """
     _require_kinds(model, split, mask)
+    require_machine(machine)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
+    split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
+    machine.way(own)  # refuses what it cannot do
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
         seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`
@@ -105,7 +114,8 @@ def unlearn(
         if "fresh" in how.method.needs:
             builder()
         _require_rows(how, split, own, recompute=recompute)
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks(), keep=keep)
+        nothing = Mask.empty(own)
+        engine = Engine(task, seed, nothing, builder, own, hooks=hooks or Hooks(), machine=machine, keep=keep)
         if checkpoints is not None:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:
@@ -172,6 +182,7 @@ def again(
         forward=engine.task.forward,
         loss=engine.task.loss,
         recompute=done.recomputed,
+        machine=engine.machine,
     )
     engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
     return found.model

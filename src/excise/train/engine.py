@@ -11,6 +11,7 @@ from excise import errors, params
 from excise.masks import Mask
 from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import EpochTrace, Hooks
+from excise.train.machine import Machine
 from excise.train.task import Task
 
 
@@ -90,6 +91,7 @@ class Engine:
         slow: coordinates whose gradient is multiplied by a factor before each step; None for no such.
         hooks: who watches.
         checkpoints: where the loop keeps what a killed run goes on from; None for nowhere.
+        machine: how the work is done; on a CPU the default is plain PyTorch.
         keep: how much may be kept of activations that are the same in every step; None to compute them in every step. The
             result is the same to the bit.
         cost: what was spent; the only thing here that changes.
@@ -104,6 +106,7 @@ class Engine:
     slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     checkpoints: Checkpoints | None = None
+    machine: Machine = Machine()  # noqa: RUF009 - a frozen value
     keep: Kept | None = KEPT
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)

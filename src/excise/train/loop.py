@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from excise import seeds
-from excise.data.batches import Batch, UnreadBatch, num_batches, read_batch
+from excise.data.batches import num_batches
 from excise.data.rows import Rows
 from excise.masks import Mask
-from excise.train.activations import Activations, keep_activations
+from excise.train.activations import keep_activations
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
+from excise.train.compiling import compiled
 from excise.train.engine import Engine
+from excise.train.feeding import Feed
 from excise.train.hooks import EpochTrace
+from excise.train.losses import Losses, looks_every
 from excise.train.masked import Statistics, enforced
-from excise.train.order import order_of_stream, readings_of, steps_of
+from excise.train.order import Schedule, readings_of
 from excise.train.plan import TrainPlan
+from excise.train.running import Running, laid_out, without_autocast
 from excise.train.sound import NetworkState, OptimizerState, Sound
 from excise.train.step import Passes, Step
 from excise.train.task import device_of
 
 
+@without_autocast()
 @torch.enable_grad()
 def fit_(
     model: nn.Module,
@@ -69,36 +73,40 @@ def fit_(
     }
     streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
     every = [sum(steps[pace] for pace, *_ in some) for some in streams]
+    way = engine.machine.way(model, sum(every))
     engine.hooks.on_stage(stage, sum(every))
-    with enforced(model, mask, statistics, engine.slow) as free, seeds.isolated(engine.seed, stage, "loop"):
+    with (
+        laid_out(model, way, mask),
+        enforced(model, mask, statistics, engine.slow) as free,
+        seeds.isolated(engine.seed, stage, "loop"),
+        ExitStack() as ending,
+    ):
         optimizer = plan.make_optimizer(free.leaves) if free.leaves else None
-        sound = Sound(model, free)
+        sound = Sound(model, free, stage)
         carried = Carried(
             network=NetworkState(model, free),
             sound=sound,
             optimizer=OptimizerState(optimizer),
             watch=after_epoch if isinstance(after_epoch, Remembers) else None,
         )
-        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps}
+        schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
+        run = Running(model, engine.task, way, compiled(model, way, sizes.values(), engine.hooks, stage))
+        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts(), **_read(rows)}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
+            feed = ending.enter_context(closing(Feed(schedule, (at.epoch, at.step), device_of(model))))
             readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
-            kept = keep_activations(model, readings, engine, stage)
+            kept = {} if plan.augment else keep_activations(model, readings, engine, stage, way)
             if at == Position():  # a run that goes on was charged for it when it began
                 engine.cost.count(forward=sum(one.num_run for one in kept.values()))
             for epoch in range(at.epoch, plan.epochs):
-                started, total = time.perf_counter() - at.epoch_seconds, at.loss_sum
+                started = time.perf_counter() - at.epoch_seconds
+                losses = Losses(sound.require_finite, looks_every(way.kind), epoch, at.loss_sum)
                 for group in optimizer.param_groups if optimizer else ():
                     group["lr"] = plan.lr_at(epoch)
-                orders = {
-                    name: order_of_stream(some, name, sizes[name], epoch, plan, engine.seed, keep_single=single)
-                    for name, some in rows.items()
-                }
-                every_step = enumerate(steps_of(passes(epoch), orders))
-                for index, (objective, ids) in itertools.islice(every_step, at.step, None):
-                    now = {name: _batch(model, rows[name], some, kept.get(name)) for name, some in ids.items()}
-                    loss = objective(Step(model, epoch, index, engine, now, kept))
-                    total += sound.require_finite(loss, stage, epoch)
+                for index, objective, ids in schedule.steps(epoch, at.step):
+                    loss = objective(Step(model, epoch, index, engine, feed.read(epoch, index, ids, kept), kept, run))
+                    losses.add(loss)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
                         free.backward(loss)
@@ -106,8 +114,9 @@ def fit_(
                         optimizer.zero_grad()
                     engine.hooks.on_step()
                     if saved is not None:
-                        saved.after_step(epoch, index + 1, total, time.perf_counter() - started)
-                sound.keep(stage, epoch)
+                        saved.after_step(epoch, index + 1, losses.total, time.perf_counter() - started)
+                total = losses.total()
+                sound.keep(epoch)
                 seconds = time.perf_counter() - started
                 engine.record(
                     EpochTrace(stage, epoch, total / max(every[epoch], 1), plan.lr_at(epoch), every[epoch], seconds)
@@ -121,10 +130,10 @@ def fit_(
     engine.hooks.on_stage_end(stage)
 
 
-def _batch(model: nn.Module, rows: Rows, ids: Tensor, kept: Activations | None) -> Batch:
-    """Read a batch; where its activations are kept, only if somebody asks for its content."""
-    unread = kept is not None and kept.serves(len(ids))
-    return (UnreadBatch if unread else read_batch)(rows.source, ids, device_of(model))
+def _read(rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """Name the streams that workers read: what their data draw is drawn otherwise."""
+    ahead = sorted(name for name, some in rows.items() if some.source.workers)
+    return {"workers": ahead} if ahead else {}
 
 
 def _saved(

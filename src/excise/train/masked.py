@@ -141,9 +141,13 @@ class _Chosen(_Part):
 def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
     if entry.numel() == 1:
         return _Whole(parameter) if bool(entry) else None
-    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
     index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
-    return _Chosen(parameter, index, flat=not by_row)
+    return _Chosen(parameter, index, flat=picked_one_by_one(entry))
+
+
+def picked_one_by_one(entry: Tensor) -> bool:
+    """Say whether a parameter's entry in a mask, in its smallest shape, chooses single weights rather than all or rows."""
+    return entry.ndim > 1 and entry.numel() not in (1, entry.shape[0])
 
 
 class MaskedParameters:
@@ -195,7 +199,8 @@ class MaskedParameters:
 
     def finite(self) -> bool:
         """Say whether every chosen coordinate is a finite number."""
-        return all(bool(leaf.isfinite().all()) for leaf in self.leaves)
+        each = [leaf.isfinite().all() for leaf in self.leaves]
+        return not each or bool(torch.stack([one.to(each[0].device) for one in each]).all())  # one look
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from excise import seeds
 from excise.data.batches import Batch
 from excise.train.activations import Activations
 from excise.train.engine import Engine
+from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
 
 
@@ -29,6 +30,7 @@ class Step:
         index: of the step within its epoch, counted from 0.
         batches: one a stream of the pass.
         kept: by stream, what need not be computed again.
+        run: runs networks in the precision and layout of the run; the task's forward if None.
     """
 
     model: nn.Module
@@ -37,6 +39,10 @@ class Step:
     engine: Engine
     batches: Mapping[str, Batch]
     kept: Mapping[str, Activations] = field(default_factory=dict)
+    run: Running | None = None
+
+    def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
 
     def _training(self, batch: Batch) -> AbstractContextManager[None]:
         return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
@@ -46,8 +52,8 @@ class Step:
         kept = self.kept.get(stream)
         with self._training(batch):
             if kept is not None and kept.serves(len(batch)):
-                return kept.answers(batch.ids)
-            return self.engine.task.forward(self.model, batch.content)
+                return self.run.answers(kept, batch.ids) if self.run else kept.answers(batch.ids)
+            return self._outputs(self.model, batch)
 
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
@@ -66,7 +72,7 @@ class Step:
         """Give another network's logits on the step's batch of `stream`, without gradient."""
         batch = self.batches[stream]
         self.engine.cost.count(forward=len(batch))
-        return self.engine.task.forward(network, batch.content)[0]
+        return self._outputs(network, batch)[0]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Give a generator for one purpose in this very step, a pure function of the run's seed."""
