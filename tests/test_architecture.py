@@ -28,6 +28,7 @@ STEPS = [
     {"errors"},
     {"checks", "plugins", "seeds", "verify", "version"},
     {"params"},
+    {"distributed"},
     {"store"},
     {"masks"},
     {"patch"},

@@ -17,11 +17,13 @@ from types import CodeType
 from typing import Any
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from excise import errors, params, seeds, store
 from excise.data.rows import Rows
 from excise.data.split import Split
+from excise.distributed import Processes
 from excise.masks import Mask
 from excise.methods.base import Method
 from excise.methods.function import FromFunction, UnlearnFunction
@@ -36,6 +38,7 @@ from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
 from excise.train.statistics import recompute_statistics_, running_statistics
 from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.version import __version__
 
 
 def unlearn(
@@ -53,6 +56,7 @@ def unlearn(
     recompute: bool = True,
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
+    processes: Processes = Processes.alone(),  # noqa: B008 - frozen
 ) -> Unlearned:
     """Make a network forget rows.
 
@@ -76,6 +80,9 @@ def unlearn(
             weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
+        processes: who calls this, each with the same arguments, to share the rows of every batch (`Processes.joined()`,
+            see `excise.distributed`). All get the same result, which is that of one process up to rounding, but for what
+            layers (dropout) or data sets draw while training.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -85,7 +92,8 @@ def unlearn(
     Raises:
         errors.BadRequest: rows, network, mask and recipe that do not go together; before any work.
         errors.Diverged: the loss or a weight stopped being finite; carries the last finite state.
-        errors.Refused: something outside the mask moved (a method wrote where it must not); there is no result then.
+        errors.Refused: something outside the mask moved (a method wrote where it must not), or processes came to different
+            results; there is no result then.
     """
     _require_kinds(model, split, mask)
     how = _as_recipe(recipe)
@@ -102,7 +110,8 @@ def unlearn(
         if "fresh" in how.method.needs:
             builder()
         _require_rows(how, split, own, recompute=recompute)
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks())
+        _require_one_request(processes, own, split, how, mask, task, seed)
+        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks(), processes=processes)
         if checkpoints is not None:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:
@@ -111,6 +120,7 @@ def unlearn(
             localized = effective(how.where.locate(seen, split, engine) if mask is None else mask, own)
         how.method.require(seen, split, localized, engine)
         allowed = effective(localized | engine.besides, own)
+        processes.require_same({"mask": allowed.digest}, _ALIKE, errors.Refused)
         work = params.clone_model(own)
         anew = recompute and _recomputes(how, allowed, own)
         before = frozen_digest(own, allowed, how.method.statistics, leaving_out=running_statistics(own) if anew else ())
@@ -118,7 +128,10 @@ def unlearn(
             how.method.unlearn_(work, split, localized, engine)
             if anew:
                 recompute_statistics_(work, split.retain, engine)
+                processes.copy_from_first_([work.get_buffer(name) for name in running_statistics(work)])
         params.drop_graphs_(work)
+        if processes.several:
+            processes.require_same({"weights at the end": params.model_digest(work)}, _ALIKE, errors.Refused)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds += time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
@@ -193,6 +206,34 @@ def counted(engine: Engine, part: str, parts: dict[str, Spent] | None = None) ->
     )
 
 
+_PROBED_ROWS = 256  # retained rows whose content is compared between processes, beside every row to forget
+_ALIKE = (
+    "what is not shared must come to the same bits in every process, and did not: a function of yours that draws its own "
+    "random numbers, or a device that does not repeat its sums (torch.use_deterministic_algorithms makes it)"
+)
+
+
+def _require_one_request(
+    processes: Processes, model: nn.Module, split: Split, how: Recipe, mask: Mask | None, task: Task, seed: int
+) -> None:
+    """Refuse processes that were not asked the same, before any work."""
+    if not processes.several:
+        return
+    with seeds.isolated(seed, "processes"):  # a data set may draw
+        step = -(-len(split.retain) // _PROBED_ROWS)
+        rows = [split.forget.fingerprint(), Rows(split.retain.source, split.retain.ids[::step]).fingerprint()]
+    facts = {
+        "versions of excise or torch": f"{__version__} {torch.__version__}",
+        "weights": params.model_digest(model),
+        "ids of rows": rows_digest(split),
+        "content of rows": " ".join(rows),
+        "recipe": f"{how.name} {_words([how, task.forward, task.loss])}",
+        "mask by hand": "" if mask is None else mask.digest,
+        "seed or strategy": f"{seed} {processes.strategy}",
+    }
+    processes.require_same(facts, "give every process the same request, data and code", errors.BadRequest)
+
+
 def _require_kinds(model: object, split: object, mask: object) -> None:
     for name, value, kind in (("model", model, nn.Module), ("split", split, Split), ("mask", mask, Mask)):
         if not (isinstance(value, kind) or (value is None and name == "mask")):
@@ -226,14 +267,16 @@ def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: 
     found = given if isinstance(given, Checkpoints) else Checkpoints(given, seconds)
     parts = (split.forget, split.retain, split.holdout)
     rows = [None if some is None else store.commitment(some.ids) for some in parts]  # a plain hash of ids can be undone
-    try:
-        about = msgspec.json.encode(
-            [how, rows, task.forward, task.loss], enc_hook=_told, order="deterministic"
-        ).decode()
-    except (RecursionError, TypeError, ValueError):  # objects of the caller's that cannot be told apart later
-        about = secrets.token_hex(16)
-    found.begin(about)
+    found.begin(_words([how, rows, task.forward, task.loss]) or secrets.token_hex(16))
     return found
+
+
+def _words(values: list[Any]) -> str | None:
+    """Give values as text, the same in another process; None for objects of the caller's that cannot be told apart later."""
+    try:
+        return msgspec.json.encode(values, enc_hook=_told, order="deterministic").decode()
+    except (RecursionError, TypeError, ValueError):
+        return None
 
 
 def _told(value: Any) -> Any:

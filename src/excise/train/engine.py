@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from excise import errors, params
+from excise.distributed import Processes
 from excise.masks import Mask
 from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import EpochTrace, Hooks
@@ -71,6 +72,7 @@ class Engine:
         slow: coordinates whose gradient is multiplied by a factor before each step; None for no such.
         hooks: who watches.
         checkpoints: where the loop keeps what a killed run goes on from; None for nowhere.
+        processes: who shares the rows of every batch; costs are those of all of them together.
         cost: what was spent; the only thing here that changes.
         trace: one entry an epoch, in order.
     """
@@ -83,6 +85,7 @@ class Engine:
     slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     checkpoints: Checkpoints | None = None
+    processes: Processes = Processes.alone()  # noqa: RUF009 - frozen
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)
 

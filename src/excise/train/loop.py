@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from excise import seeds
-from excise.data.batches import num_batches, read_batch
+from excise import errors, params, seeds
+from excise.data.batches import Batch, num_batches, read_batch
 from excise.data.rows import Rows
+from excise.distributed import normalised_together
 from excise.masks import Mask
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
 from excise.train.engine import Engine
@@ -43,6 +44,9 @@ def fit_(
 ) -> None:
     """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
 
+    Several processes take the same steps together: each draws the same order, reads its share of every batch, and only
+    gradients of what may change are exchanged. Layers that draw random numbers draw others in each process.
+
     Args:
         model: changed in place, inside the mask only.
         passes: what each epoch consists of.
@@ -59,6 +63,8 @@ def fit_(
     Raises:
         errors.Diverged: an objective, a weight or a buffer stopped being finite; carries the state after the last sound
             epoch, which is also what `model` then holds.
+        errors.BadRequest: an objective came to different values in different processes.
+        errors.UnsupportedModel: so did a buffer, or the network has a layer whose statistics cannot be taken together.
     """
     single = next(model.buffers(), None) is None  # batch statistics need two rows
     sizes = {name: (batch_sizes or {}).get(name, plan.batch_size) for name in rows}
@@ -68,7 +74,12 @@ def fit_(
     }
     every = [sum(steps[part.streams[0]] for part in passes(epoch)) for epoch in range(plan.epochs)]
     engine.hooks.on_stage(stage, sum(every))
-    with enforced(model, mask, statistics, engine.slow) as free, seeds.isolated(engine.seed, stage, "loop"):
+    together, own = engine.processes, () if engine.processes.is_first else (engine.processes.rank,)
+    with (
+        enforced(model, mask, statistics, engine.slow, together) as free,
+        normalised_together(model, together) as joint,
+        seeds.isolated(engine.seed, stage, "loop", *own),
+    ):
         optimizer = plan.make_optimizer(free.leaves) if free.leaves else None
         sound = Sound(model, free)
         carried = Carried(
@@ -88,10 +99,13 @@ def fit_(
                     name: order_of_stream(some, name, sizes[name], epoch, plan, engine.seed, keep_single=single)
                     for name, some in rows.items()
                 }
-                every_step = enumerate(steps_of(passes(epoch), orders))
+                every_step, agreed = enumerate(steps_of(passes(epoch), orders)), None
                 for index, (objective, ids) in itertools.islice(every_step, at.step, None):
-                    now = {name: read_batch(rows[name].source, some, device_of(model)) for name, some in ids.items()}
-                    loss = objective(Step(model, epoch, index, engine, now))
+                    now = {name: _share(rows[name], some, model, engine) for name, some in ids.items()}
+                    loss = objective(Step(model, epoch, index, engine, now, ids, joint))
+                    if objective is not agreed:
+                        _require_one_value(loss, stage, engine)
+                        agreed = objective
                     total += sound.require_finite(loss, stage, epoch)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
@@ -102,6 +116,7 @@ def fit_(
                     if saved is not None:
                         saved.after_step(epoch, index + 1, total, time.perf_counter() - started)
                 sound.keep(stage, epoch)
+                _require_one_network(model, free.leaves if epoch + 1 == plan.epochs else [], stage, engine)
                 seconds = time.perf_counter() - started
                 engine.record(
                     EpochTrace(stage, epoch, total / max(every[epoch], 1), plan.lr_at(epoch), every[epoch], seconds)
@@ -113,6 +128,34 @@ def fit_(
                 if saved is not None:
                     saved.after_epoch(epoch + 1, last=epoch + 1 == plan.epochs)
     engine.hooks.on_stage_end(stage)
+
+
+def _share(rows: Rows, ids: Tensor, model: nn.Module, engine: Engine) -> Batch:
+    """Read this process's rows of a batch, or its first row where there are none, see `Step`."""
+    own = engine.processes.share(ids)
+    return read_batch(rows.source, own if len(own) else ids[:1], device_of(model))
+
+
+def _require_one_value(loss: Tensor, stage: str, engine: Engine) -> None:
+    engine.processes.require_same(
+        {f"value of the objective of {stage}": float(loss.detach()).hex()},
+        "take means over rows by step.mean or step.mean_loss, which reach over all processes",
+        errors.BadRequest,
+    )
+
+
+def _require_one_network(model: nn.Module, leaves: list[Tensor], stage: str, engine: Engine) -> None:
+    if engine.processes.several:
+        values = {str(place): leaf for place, leaf in enumerate(leaves)}
+        engine.processes.require_same(
+            {
+                f"buffers after an epoch of {stage}": params.digest(dict(model.named_buffers())),
+                f"weights after {stage}": params.digest(values),
+            },
+            "a module that keeps statistics of its rows cannot share them, and machines must compute alike; "
+            "use one process",
+            errors.UnsupportedModel,
+        )
 
 
 def _saved(

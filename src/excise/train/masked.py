@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import errors, params
+from excise.distributed import Processes
 from excise.masks import Mask
 
 Statistics = Literal["follow-mask", "adapt", "hold"]
@@ -136,7 +137,14 @@ def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
 class MaskedParameters:
     """The coordinates of a network that may change, ready for an optimizer. Made by `enforced`."""
 
-    def __init__(self, model: nn.Module, mask: Mask, slow: tuple[Mask, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        slow: tuple[Mask, float] | None = None,
+        processes: Processes = Processes.alone(),  # noqa: B008 - frozen
+    ) -> None:
+        self._processes = processes
         found = params.named_parameters(model)
         parts = {name: _part(value, mask.entry(name)) for name, value in found.items()}
         self._parts = [part for part in parts.values() if part]
@@ -151,9 +159,17 @@ class MaskedParameters:
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
-        """Take one optimizer step on the chosen coordinates alone, gradients clipped to `clip_norm` if given."""
+        """Take one optimizer step on the chosen coordinates alone, gradients clipped to `clip_norm` if given.
+
+        Only their gradients are exchanged between processes.
+        """
         for part in self._parts:
             part.gather_gradient()
+        if self._processes.several:
+            found = self._processes.averaged([leaf.grad for leaf in self.leaves], self.leaves)
+            for leaf, gradient in zip(self.leaves, found, strict=True):
+                leaf.grad = gradient
+        for part in self._parts:
             if part.pace is not None and part.leaf.grad is not None:
                 part.leaf.grad.mul_(part.pace)
         if clip_norm is not None:
@@ -181,11 +197,16 @@ class MaskedParameters:
 
 @contextmanager
 def enforced(
-    model: nn.Module, mask: Mask, statistics: Statistics, slow: tuple[Mask, float] | None = None
+    model: nn.Module,
+    mask: Mask,
+    statistics: Statistics,
+    slow: tuple[Mask, float] | None = None,
+    processes: Processes = Processes.alone(),  # noqa: B008 - frozen
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
-    Gradients of the coordinates in `slow` are multiplied by its factor before each step.
+    Gradients of the coordinates in `slow` are multiplied by its factor before each step; those of several processes are
+    averaged.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
@@ -196,7 +217,7 @@ def enforced(
         for name, value in params.named_parameters(model).items():
             value.grad = None
             value.requires_grad_(bool(allowed.entry(name).any()))
-        yield MaskedParameters(model, allowed, slow)
+        yield MaskedParameters(model, allowed, slow, processes)
 
 
 @torch.no_grad()

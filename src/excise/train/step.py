@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from excise import seeds
 from excise.data.batches import Batch
+from excise.distributed import JointStatistics, Processes
 from excise.train.engine import Engine
 from excise.train.statistics import running_statistics_used
 
@@ -22,11 +23,17 @@ class Step:
     A batch of one row (a request for one person, say) is normalised by the running statistics and does not move them: it
     has no statistics of its own.
 
+    With several processes each has its share of every batch's rows, and what `mean` and `mean_loss` give is the mean over
+    all of them, the same in each: an objective may be any function of means and of the network's weights. A process whose
+    share is empty is given the batch's first row, which counts nowhere, so that all take the same steps.
+
     Attributes:
         model: the network, in training mode.
         epoch: counted from 0.
         index: of the step within its epoch, counted from 0.
-        batches: one a stream of the pass.
+        batches: one a stream of the pass, this process's rows.
+        everyone: ids of the rows of all processes by stream; those of the batches where there is one process.
+        joint: whether what runs counts for the statistics of batch normalisation.
     """
 
     model: nn.Module
@@ -34,42 +41,69 @@ class Step:
     index: int
     engine: Engine
     batches: Mapping[str, Batch]
+    everyone: Mapping[str, Tensor] = field(default_factory=dict)
+    joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
 
-    def _training(self, batch: Batch) -> AbstractContextManager[None]:
-        return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
+    def ids(self, stream: str) -> Tensor:
+        """Give the ids of the step's rows of `stream`, those of all processes."""
+        return self.everyone.get(stream, self.batches[stream].ids)
+
+    def _training(self, stream: str) -> AbstractContextManager[None]:
+        if len(self.ids(stream)) == 1:
+            return running_statistics_used(self.model)
+        return self.joint.standing_in(idle=self._idle(stream)) if self.engine.processes.several else nullcontext()
+
+    def _idle(self, stream: str) -> bool:
+        """Whether this process has no row of the batch, and runs the first one to keep step."""
+        return len(self.engine.processes.share(self.ids(stream))) == 0
+
+    def mean(self, values: Tensor, stream: str) -> Tensor:
+        """Give the mean over the step's batch of `stream` of one value a row, `[batch]`, the rows of all processes."""
+        if not self.engine.processes.several:
+            return values.mean()
+        own = values[:0] if self._idle(stream) else values
+        return self.engine.processes.total(own.sum() / len(self.ids(stream)))
+
+    def uniform(self, stream: str, *purpose: str | int) -> Tensor:
+        """Give a number in [0, 1) for each row of the step's batch of `stream`, float64 `[batch]`, whoever has the row."""
+        draws = torch.rand(len(self.ids(stream)), generator=self.generator(*purpose), dtype=torch.float64)
+        return own if len(own := self.engine.processes.share(draws)) else draws[:1]
 
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
-        self.engine.cost.count(trained=len(batch))
-        with self._training(batch):
-            return self.engine.task.losses(self.model, batch).mean()
+        self.engine.cost.count(trained=len(self.ids(stream)))
+        with self._training(stream):
+            return self.mean(self.engine.task.losses(self.model, batch), stream)
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
-        """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
-        batch = self.batches[stream]
-        self.engine.cost.count(trained=len(batch))
-        with self._training(batch):
-            return self.engine.task.forward(self.model, batch.content)
+        """Give logits and targets of this process's rows of `stream`, one forward pass that a backward is to follow.
+
+        What is made of them is to be averaged by `mean`, over the rows of all processes.
+        """
+        self.engine.cost.count(trained=len(self.ids(stream)))
+        with self._training(stream):
+            return self.engine.task.forward(self.model, self.batches[stream].content)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
-        """Give another network's logits on the step's batch of `stream`, without gradient."""
-        batch = self.batches[stream]
-        self.engine.cost.count(forward=len(batch))
-        return self.engine.task.forward(network, batch.content)[0]
+        """Give another network's logits on this process's rows of `stream`, without gradient."""
+        self.engine.cost.count(forward=len(self.ids(stream)))
+        return self.engine.task.forward(network, self.batches[stream].content)[0]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """Give a generator for one purpose in this very step, a pure function of the run's seed."""
+        """Give a generator for one purpose in this very step, a pure function of the run's seed, the same in every process.
+
+        For one number a row take `uniform`.
+        """
         return seeds.generator(self.engine.seed, *purpose, self.epoch, self.index)
 
     @torch.no_grad()
     def observe(self, stream: str) -> None:
         """Run the step's batch of `stream` forward only, for the running statistics."""
-        batch = self.batches[stream]
-        self.engine.cost.count(forward=len(batch))
-        with self._training(batch):
-            self.engine.task.forward(self.model, batch.content)
+        self.engine.cost.count(forward=len(self.ids(stream)))
+        with self._training(stream):
+            self.engine.task.forward(self.model, self.batches[stream].content)
 
 
 Objective = Callable[[Step], Tensor]
