@@ -30,7 +30,9 @@ def together(size, function, *arguments, strategy="ddp"):
         for child in children:
             child.start()
         try:
-            found = [pickle.loads(receiving.recv_bytes()) if receiving.poll(60) else "no answer" for receiving, _ in ends]
+            found = [
+                pickle.loads(receiving.recv_bytes()) if receiving.poll(60) else "no answer" for receiving, _ in ends
+            ]
         finally:
             for child in children:
                 child.join(5)

@@ -1,12 +1,18 @@
 """What processes are asked to do together, and one process alone: the same call gives the truth."""
 
+import os
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
+import torch
+from torch import nn
+
 import excise
-from excise import recipes
+from excise import errors, recipes
 from excise.data import Split
-from excise.distributed import Processes
+from excise.distributed import Processes, normalised_together
+from excise.masks import Mask
 from excise.methods import Relabel
 from excise.methods.base import Iterative
 from excise.train import TrainPlan
@@ -43,10 +49,9 @@ class Averages(Iterative):
 
 def asked():
     """Give recipes by name: batches of 5, and of 3 and 2 and 1, which leave some of four processes without a row."""
-    small = {"epochs": 2, "batch_size": 3, "lr": 0.05}
+    small = {"epochs": 1, "batch_size": 3, "lr": 0.05}
     return {
-        "DEL": recipes.DEL(epochs=2, batch_size=5, lr=0.05, momentum=0.5),
-        "DEL-odd": recipes.DEL(**small, weight_decay=0.01),
+        "DEL": recipes.DEL(epochs=2, batch_size=5, lr=0.05, momentum=0.5, weight_decay=0.01),
         "SalUn": recipes.SalUn(**small),
         "SCRUB": recipes.SCRUB(max_epochs=1, **small),
         "NegGradPlus": recipes.NegGradPlus(**small),
@@ -57,7 +62,7 @@ def asked():
     }
 
 
-def problem(case="batchnorm", num_rows=24, forget=FORGET):
+def problem(case="batchnorm", num_rows=20, forget=FORGET):
     return CASES[case].make(), Split(CASES[case].data(num_rows), forget=forget)
 
 
@@ -72,8 +77,127 @@ def unlearned(processes, recipe, case="batchnorm", **options):
     return {"state": state, "facts": facts, "losses": losses, "rows": (done.cost.trained_rows, done.cost.forward_rows)}
 
 
-def all_of_them(processes):
-    return {name: unlearned(processes, recipe) for name, recipe in asked().items()}
+def all_of_them(processes, names):
+    every = asked()
+    return {name: unlearned(processes, every[name]) for name in names}
+
+
+def refused(processes, kind, call):
+    """Give the message of what a call refuses, in each process."""
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    return f"rank {processes.rank} did not refuse"
+
+
+def _draws(net, retain, forget, validation):
+    with torch.no_grad():
+        next(net.parameters()).add_(torch.empty(1, dtype=torch.float64).random_().frac() + os.getpid())
+    return net
+
+
+def refusals(processes):
+    """Give what is refused when processes differ."""
+    model, split = problem()
+    plan = TrainPlan(epochs=1, lr=0.01, batch_size=4)
+    others, (inputs, labels) = (
+        Split(CASES["batchnorm"].data(20), forget=[0, 1 + processes.rank]),
+        CASES["batchnorm"].data(20),
+    )
+    changed = Split((inputs + 1e-3 * processes.rank, labels), forget=FORGET)
+    moved = problem()[0]
+    with torch.no_grad():
+        moved[0].weight[0, 0, 0, 0] += 1e-12 * (processes.rank == processes.size - 1)
+    here = partial(excise.unlearn, processes=processes)
+    every = {
+        "weights": (errors.BadRequest, partial(here, moved, split, Margin(plan=plan))),
+        "ids": (errors.BadRequest, partial(here, model, others, Margin(plan=plan))),
+        "content": (errors.BadRequest, partial(here, model, changed, Margin(plan=plan))),
+        "recipe": (errors.BadRequest, partial(here, model, split, recipes.L1Sparse(kappa=0.1 + processes.rank))),
+        "mask": (
+            errors.BadRequest,
+            partial(here, model, split, Margin(plan=plan), mask=Mask.of_modules(model, ["08"[processes.rank % 2]])),
+        ),
+        "seed": (errors.BadRequest, partial(here, model, split, Margin(plan=plan), seed=processes.rank)),
+        "objective": (errors.BadRequest, partial(here, model, split, Averages(plan=plan))),
+        "function": (errors.Refused, partial(here, model, split, _draws)),
+    }
+    return {name: refused(processes, kind, call) for name, (kind, call) in every.items()}
+
+
+def verbs(processes):
+    """Give what the verbs came to: sums with holes, sums over two buckets, a gradient, the largest, copies."""
+    one, rank = torch.ones(2, 3), processes.rank
+    holes = processes.summed([one * rank, one[0] if rank == 1 else None, None], [one, one[0], one])
+    leaf = torch.tensor(2.0, requires_grad=True)
+    total = processes.total(leaf * (rank + 1))
+    (total**2).backward()
+    value = torch.full((3, 2), float(rank)).T
+    processes.copy_from_first_([value])
+    return {
+        "holes": [None if found is None else found.tolist() for found in holes],
+        "total": (float(total.detach()), float(leaf.grad)),
+        "mean gradient": float(processes.averaged([leaf.grad], [leaf])[0]),
+        "largest": (processes.largest(rank), processes.anywhere(fact=rank == 1), processes.anywhere(fact=False)),
+        "copied": value.tolist(),
+        "gathered": processes.gathered(torch.tensor([rank])).tolist(),
+    }
+
+
+LAYERS = {
+    "1d": (nn.BatchNorm1d, {}, (3,)),
+    "2d": (nn.BatchNorm2d, {"momentum": None}, (3, 2, 2)),
+    "3d": (nn.BatchNorm3d, {"affine": False}, (3, 1, 2, 2)),
+    "untracked": (nn.BatchNorm1d, {"track_running_stats": False}, (3, 4)),
+    "sync": (nn.SyncBatchNorm, {}, (3, 2)),
+}
+
+
+def normalised(processes, num_rows):
+    """Give by layer how far shared rows are from whole ones: outputs, gradients, running statistics, in two rounds."""
+    found = {}
+    for name, (kind, options, shape) in LAYERS.items():
+        plain = (nn.BatchNorm1d if name == "sync" else kind)(3, **options).double()
+        own = kind(3, **options).double()
+        draws = torch.Generator().manual_seed(3)
+        worst = 0.0
+        with normalised_together(own, processes) as joint:
+            for _ in range(2):
+                rows = 5 + torch.randn(num_rows, *shape, generator=draws, dtype=torch.float64)
+                slopes = torch.randn(rows.shape, generator=draws, dtype=torch.float64)
+                whole = rows.clone().requires_grad_()
+                truth = plain(whole)
+                (truth * slopes).sum().backward()
+                mine = processes.share(torch.arange(num_rows))
+                idle, places = not len(mine), mine if len(mine) else torch.tensor([0])
+                part = rows[places].requires_grad_()
+                with joint.standing_in(idle=idle):
+                    outputs = own(part)
+                (outputs * slopes[places]).sum().mul(0 if idle else 1).backward()
+                pairs = [(outputs, truth[places]), (part.grad, 0 * part if idle else whole.grad[places])]
+                if own.affine:
+                    weights = list(own.parameters())
+                    sums = processes.summed([weight.grad for weight in weights], weights)
+                    pairs += [(one, other.grad) for one, other in zip(sums, plain.parameters(), strict=True)]
+                pairs += [
+                    (one.double(), other.double()) for one, other in zip(own.buffers(), plain.buffers(), strict=True)
+                ]
+                worst = max(worst, *(float((one - other).detach().abs().max()) for one, other in pairs))
+                own.zero_grad(), plain.zero_grad()
+        assert "forward" not in vars(own)
+        found[name] = worst
+    return found
+
+
+def everything(processes, names):
+    """Do all that is checked of processes in one start of them."""
+    return {
+        "verbs": verbs(processes),
+        "normalised": [normalised(processes, num_rows) for num_rows in (3, 7)],
+        "refusals": refusals(processes),
+        "unlearned": all_of_them(processes, names),
+    }
 
 
 ALONE = Processes.alone()
