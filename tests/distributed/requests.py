@@ -15,8 +15,11 @@ from excise.distributed import Processes, normalised_together
 from excise.masks import Mask
 from excise.methods import Relabel
 from excise.methods.base import Iterative
-from excise.train import TrainPlan
-from tests.cases import CASES
+from excise.train import Checkpoints, Hooks, TrainPlan
+from tests.cases import CASES, Case
+
+DROPOUT = Case(lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 4)), (6,), 4)
+CASES = {**CASES, "dropout": DROPOUT}
 
 FORGET = [0, 3, 8, 11, 14, 15, 18]
 PLAN = TrainPlan(epochs=2, lr=0.05, batch_size=5, weight_decay=0.1, clip_norm=0.5)
@@ -190,12 +193,40 @@ def normalised(processes, num_rows):
     return found
 
 
-def everything(processes, names):
+class Heard(Hooks):
+    """Writes down what was said; asks for a stop after some steps."""
+
+    def __init__(self, checkpoints=None, after=0):
+        self.checkpoints, self.left, self.notes = checkpoints, after, []
+
+    def on_step(self):
+        self.left -= 1
+        if self.left == 0:
+            self.checkpoints.stop(KeyboardInterrupt())
+
+    def on_note(self, text):
+        self.notes.append(text)
+
+
+def resumed(processes, directory):
+    """Stop the first process, and so all, after some steps, then go on; give what came, and what the first was told."""
+    method = Margin(plan=ODD)
+    call = partial(unlearned, processes, method, case="dropout")
+    checkpoints = Checkpoints(directory, 1000)
+    stopping = partial(call, checkpoints=checkpoints, hooks=Heard(checkpoints, 5))
+    stopped = refused(processes, KeyboardInterrupt, stopping)
+    again = Heard()
+    went_on = call(checkpoints=directory, hooks=again)
+    return {"stopped": stopped, "notes": again.notes, "went on": went_on, "whole": call()}
+
+
+def everything(processes, names, directory):
     """Do all that is checked of processes in one start of them."""
     return {
         "verbs": verbs(processes),
         "normalised": [normalised(processes, num_rows) for num_rows in (3, 7)],
         "refusals": refusals(processes),
+        "resumed": resumed(processes, directory),
         "unlearned": all_of_them(processes, names),
     }
 

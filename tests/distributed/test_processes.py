@@ -10,7 +10,7 @@ from tests.distributed.ranks import together
 NAMES = {2: tuple(requests.asked()), 4: ("DEL", "SalUn", "SCRUB", "Margin")}
 
 
-def require_equal(found, truth):
+def require_equal(found, truth, *, exactly=False):
     """Refuse results that differ between processes in a bit, or from one process's by more than its rounding."""
     for name, expected in truth.items():
         for own in found:
@@ -20,14 +20,13 @@ def require_equal(found, truth):
             for key, value in expected["state"].items():
                 assert torch.equal(own[name]["state"][key], found[0][name]["state"][key]), (name, key)
                 # Adam's first steps divide gradients that are rounding alone by their own size (SCRUB's begin at 0)
-                torch.testing.assert_close(
-                    own[name]["state"][key], value, atol=1e-8 if name in ("SCRUB", "BadTeacher") else 1e-12, rtol=0
-                )
+                bound = 0 if exactly else 1e-8 if name in ("SCRUB", "BadTeacher") else 1e-12
+                torch.testing.assert_close(own[name]["state"][key], value, atol=bound, rtol=0)
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_several_processes_come_to_what_one_does(size):
-    found = together(size, requests.everything, NAMES[size])
+def test_several_processes_come_to_what_one_does(size, tmp_path):
+    found = together(size, requests.everything, NAMES[size], str(tmp_path / "checkpoints"))
     require_equal([own["unlearned"] for own in found], requests.all_of_them(requests.ALONE, NAMES[size]))
     for rank, own in enumerate(found):
         assert own["verbs"] == {
@@ -45,14 +44,16 @@ def test_several_processes_come_to_what_one_does(size):
         }
         for of_layers in own["normalised"]:
             assert max(of_layers.values()) < 1e-12, of_layers
+        assert own["resumed"]["stopped"] == ""
+        require_equal([own["resumed"]], {"went on": own["resumed"]["whole"]}, exactly=True)
+        notes = [] if rank else ["'1' draws random numbers", "goes on from its checkpoint after 0 epochs and 5 steps"]
+        assert all(one in " ".join(own["resumed"]["notes"]) for one in notes)
         told = own["refusals"]
         last = f"rank {size - 1}"
         assert told["weights"].startswith(f"{last} has other weights than rank 0; give every process the same request")
         assert "rank 1 has other ids of rows and other content of rows than" in told["ids"]
         assert "rank 1 has other content of rows than" in told["content"]
-        assert "rank 1 has other recipe than" in told["recipe"]
-        assert "rank 1 has other mask by hand than" in told["mask"]
-        assert "rank 1 has other seed or strategy than" in told["seed"]
+        assert all("rank 1 has other recipe, mask or seed than" in told[name] for name in ("recipe", "mask", "seed"))
         assert (
             "rank 1 has other value of the objective of Averages than rank 0; take means over rows by step.mean"
             in (told["objective"])

@@ -96,7 +96,7 @@ class _Joint:
     def __call__(self, inputs: Tensor) -> Tensor:
         layer = self.layer
         if not layer.training and layer.running_mean is not None and layer.running_var is not None:
-            return type(layer).forward(layer, inputs)  # type: ignore[no-any-return]
+            return type(layer).forward(layer, inputs)
         layer._check_input_dim(inputs)  # type: ignore[no-untyped-call]
         outputs, mean, variance, count = _Normalise.apply(  # type: ignore[no-untyped-call]
             inputs, layer.weight, layer.bias, layer.eps, self.joint

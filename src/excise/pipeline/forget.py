@@ -17,7 +17,6 @@ from types import CodeType
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
 from excise import errors, params, seeds, store
@@ -28,6 +27,7 @@ from excise.masks import Mask
 from excise.methods.base import Method
 from excise.methods.function import FromFunction, UnlearnFunction
 from excise.patch import Patch
+from excise.pipeline import agreeing
 from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
@@ -38,7 +38,6 @@ from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
 from excise.train.statistics import recompute_statistics_, running_statistics
 from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
-from excise.version import __version__
 
 
 def unlearn(
@@ -82,7 +81,8 @@ def unlearn(
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
         processes: who calls this, each with the same arguments, to share the rows of every batch (`Processes.joined()`,
             see `excise.distributed`). All get the same result, which is that of one process up to rounding, but for what
-            layers (dropout) or data sets draw while training.
+            layers (dropout) or data sets draw while training. Only the first is heard by `hooks`, and writes checkpoints,
+            which under `fsdp` are not kept.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -110,9 +110,12 @@ def unlearn(
         if "fresh" in how.method.needs:
             builder()
         _require_rows(how, split, own, recompute=recompute)
-        _require_one_request(processes, own, split, how, mask, task, seed)
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks(), processes=processes)
-        if checkpoints is not None:
+        asked = f"{how.name} {_words([how, mask, task.forward, task.loss, seed])}"
+        agreeing.require_one_request(processes, own, split, asked)
+        told = hooks if hooks is not None and processes.is_first else Hooks()
+        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=told, processes=processes)
+        agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
+        if checkpoints is not None and not processes.sharded:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:
             engine = replace(engine, besides=how.besides.locate(seen, split, engine))
@@ -120,7 +123,7 @@ def unlearn(
             localized = effective(how.where.locate(seen, split, engine) if mask is None else mask, own)
         how.method.require(seen, split, localized, engine)
         allowed = effective(localized | engine.besides, own)
-        processes.require_same({"mask": allowed.digest}, _ALIKE, errors.Refused)
+        processes.require_same({"mask": allowed.digest}, agreeing.ALIKE, errors.Refused)
         work = params.clone_model(own)
         anew = recompute and _recomputes(how, allowed, own)
         before = frozen_digest(own, allowed, how.method.statistics, leaving_out=running_statistics(own) if anew else ())
@@ -130,8 +133,7 @@ def unlearn(
                 recompute_statistics_(work, split.retain, engine)
                 processes.copy_from_first_([work.get_buffer(name) for name in running_statistics(work)])
         params.drop_graphs_(work)
-        if processes.several:
-            processes.require_same({"weights at the end": params.model_digest(work)}, _ALIKE, errors.Refused)
+        agreeing.require_one_result(processes, work)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds += time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
@@ -204,34 +206,6 @@ def counted(engine: Engine, part: str, parts: dict[str, Spent] | None = None) ->
         cost.forward_rows - forward,
         _peak_bytes() - held,
     )
-
-
-_PROBED_ROWS = 256  # retained rows whose content is compared between processes, beside every row to forget
-_ALIKE = (
-    "what is not shared must come to the same bits in every process, and did not: a function of yours that draws its own "
-    "random numbers, or a device that does not repeat its sums (torch.use_deterministic_algorithms makes it)"
-)
-
-
-def _require_one_request(
-    processes: Processes, model: nn.Module, split: Split, how: Recipe, mask: Mask | None, task: Task, seed: int
-) -> None:
-    """Refuse processes that were not asked the same, before any work."""
-    if not processes.several:
-        return
-    with seeds.isolated(seed, "processes"):  # a data set may draw
-        step = -(-len(split.retain) // _PROBED_ROWS)
-        rows = [split.forget.fingerprint(), Rows(split.retain.source, split.retain.ids[::step]).fingerprint()]
-    facts = {
-        "versions of excise or torch": f"{__version__} {torch.__version__}",
-        "weights": params.model_digest(model),
-        "ids of rows": rows_digest(split),
-        "content of rows": " ".join(rows),
-        "recipe": f"{how.name} {_words([how, task.forward, task.loss])}",
-        "mask by hand": "" if mask is None else mask.digest,
-        "seed or strategy": f"{seed} {processes.strategy}",
-    }
-    processes.require_same(facts, "give every process the same request, data and code", errors.BadRequest)
 
 
 def _require_kinds(model: object, split: object, mask: object) -> None:
