@@ -11,7 +11,7 @@ from torch import nn
 import excise
 from excise import errors, recipes
 from excise.data import Split
-from excise.distributed import Processes, normalised_together
+from excise.distributed import Processes, launch, normalised_together
 from excise.masks import Mask
 from excise.methods import Relabel
 from excise.methods.base import Iterative
@@ -218,6 +218,26 @@ def resumed(processes, directory):
     again = Heard()
     went_on = call(checkpoints=directory, hooks=again)
     return {"stopped": stopped, "notes": again.notes, "went on": went_on, "whole": call()}
+
+
+def fails(place, failing):
+    """Meet the others and fail, or wait for one that does; give what was raised, and what was heard on standard output."""
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    told = "nothing"
+    try:
+        with launch.joined(place, "ddp", torch.device("cpu")) as processes:
+            os.write(1, f"rank {processes.rank} speaks\n".encode())
+            if place.rank == failing:
+                raise errors.BadRequest("this one is at fault")
+            processes.barrier()
+    except (errors.ExciseError, SystemExit) as error:
+        told = f"{type(error).__name__}: {error}"
+    os.set_blocking(reading, False)
+    try:
+        return {"told": told, "heard": os.read(reading, 1000).decode()}
+    except BlockingIOError:
+        return {"told": told, "heard": ""}
 
 
 def everything(processes, names, directory):

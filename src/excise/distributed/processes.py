@@ -145,6 +145,13 @@ class Processes:
             distributed.broadcast(value, 0)
             tensor.detach().copy_(value)
 
+    def digest_from_first(self, digest: str) -> str:
+        """Give the first process's digest, in hexadecimal, to all; they are of one length."""
+        if not self.several:
+            return digest
+        own = torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8, device=_meeting_place())
+        return bytes(self.gathered(own)[0].tolist()).hex()
+
     def require_same(self, facts: Mapping[str, str], remedy: str, refusal: type[errors.ExciseError]) -> None:
         """Refuse, in every process, if a fact of any is not the first one's.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from excise import errors, params, seeds
 from excise.data.split import Split
+from excise.distributed import Processes
 from excise.localize.scores import Scores
 from excise.masks import Mask
 from excise.train.engine import Engine
@@ -44,6 +45,7 @@ class _Finder(ABC, Generic[Found]):
         loss: Loss = cross_entropy,
         seed: int = 0,
         hooks: Hooks | None = None,
+        processes: Processes = Processes.alone(),  # noqa: B008 - frozen
     ) -> Found:
         """Give the scores or the mask of a user's network, after checking that network and rows go together.
 
@@ -54,6 +56,7 @@ class _Finder(ABC, Generic[Found]):
             loss: `(logits, targets) -> [batch]`.
             seed: of whatever is drawn.
             hooks: who watches.
+            processes: who calls this, each with the same arguments; gradients summed over rows are shared.
 
         Raises:
             errors.UnsupportedModel: no parameters, or no finite logits.
@@ -64,7 +67,8 @@ class _Finder(ABC, Generic[Found]):
         with seeds.isolated(seed, "probe"):
             task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         with seeds.isolated(seed, "localize"):
-            return self._find(own, split, Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks()))
+            engine = Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks(), processes=processes)
+            return self._find(own, split, engine)
 
 
 class Localizer(_Finder[Scores]):
