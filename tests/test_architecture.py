@@ -51,6 +51,7 @@ ONLY = {"measure": {"errors"}, "report": {"errors"}}
 WITHOUT_TORCH = {"measure", "report", "errors", "plugins", "verify", "version"}
 # The one import inside a function: an optional package in its leaf file.
 OPTIONAL = {("data/sets/image_folder.py", "PIL"), ("pipeline/tuning_search.py", "optuna")}
+OPTIONAL |= {("distributed/sharding.py", "torch")}  # what shards takes as long to import as half of torch
 WITHOUT_MIRROR = {"version.py", "errors.py"}
 
 MAX_FILE_LINES = 400

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import excise
-from excise import errors, recipes
+from excise import errors, params, recipes
 from excise.data import Split
-from excise.distributed import Processes, launch, normalised_together
+from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
 from excise.masks import Mask
 from excise.methods import Relabel
 from excise.methods.base import Iterative
@@ -31,10 +31,14 @@ class Margin(Iterative):
     """A caller's own objective, no sum over rows: a hinge on one mean, and a penalty on the weights."""
 
     plan: TrainPlan
+    past_the_engine: bool = False
     streams: ClassVar = ("retain", "forget")
 
     def objective(self, step):
-        norm = sum(value.square().sum() for value in step.model.parameters())
+        if step.engine.processes.sharded and not self.past_the_engine:
+            norm = step.total(torch.square)
+        else:
+            norm = sum(value.square().sum() for value in step.model.parameters())
         return step.mean_loss("retain") + (2 - step.mean_loss("forget")).relu().square() + 0.01 * norm
 
 
@@ -248,6 +252,81 @@ def everything(processes, names, directory):
         "refusals": refusals(processes),
         "resumed": resumed(processes, directory),
         "unlearned": all_of_them(processes, names),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trespasses(Iterative):
+    """Writes to what lies here of the first parameter, whatever the mask."""
+
+    plan: TrainPlan
+    streams: ClassVar = ("retain",)
+
+    def objective(self, step):
+        with torch.no_grad():
+            step.shards[0].add_(1e-9)
+        return step.mean_loss("retain")
+
+
+GROUPED = {
+    "batchnorm": recipes.DEL(epochs=1, batch_size=3, lr=0.05),
+    "transformer": Margin(plan=PLAN),
+    "tied": Margin(plan=PLAN),
+}
+
+
+def grouped(processes):
+    """Give what comes of networks gathered a layer at a time, or (where weights are tied) at once."""
+    before, sharding.GROUP_WEIGHTS = sharding.GROUP_WEIGHTS, 40
+    try:
+        return {case: unlearned(processes, recipe, case=case) for case, recipe in GROUPED.items()}
+    finally:
+        sharding.GROUP_WEIGHTS = before
+
+
+def held(processes):
+    """Give what lies here of a layer of 5 rows: shape, first row, its first number; and that a change reaches the layer."""
+    plain = nn.Linear(3, 5)
+    with torch.no_grad():
+        plain.weight.copy_(torch.arange(15.0).reshape(5, 3))
+    kept = params.snapshot(dict(plain.named_parameters()))
+    with sharded(plain, processes) as twin:
+        parts = [shard_of(value) for value in twin.network.parameters()]
+        found = [(tuple(part.local.shape), part.start, part.local.flatten()[:1].tolist()) for part in parts]
+        with torch.no_grad():
+            parts[0].local.add_(1)
+    same = torch.equal(plain.weight, kept["weight"] + 1) and torch.equal(plain.bias, kept["bias"])
+    return {"shapes": found[0], "written back": same, "plain": shard_of(plain.weight)}
+
+
+def broken(processes):
+    """Give what is said where a shard moves that must not, a weight stops being finite, or an objective is not one."""
+    model, split = problem()
+    frozen = Mask.of_modules(model, ["8"])
+    here = partial(excise.unlearn, model, split, processes=processes)
+    plan = TrainPlan(epochs=1, lr=0.01, batch_size=4)
+    try:
+        here(Margin(plan=TrainPlan(epochs=3, lr=1e200, batch_size=4)))
+        last = None
+    except errors.Diverged as error:
+        last = error.last_finite
+    return {
+        "trespass": refused(processes, errors.Refused, partial(here, Trespasses(plan=plan), mask=frozen)),
+        "past the engine": refused(
+            processes, errors.BadRequest, partial(here, Margin(plan=plan, past_the_engine=True))
+        ),
+        "diverged": last is not None
+        and all(torch.equal(value, last[name]) for name, value in model.state_dict().items()),
+    }
+
+
+def everything_sharded(processes, names):
+    """Do all that is checked of sharded networks in one start of processes."""
+    return {
+        "unlearned": all_of_them(processes, names),
+        "grouped": grouped(processes),
+        "held": held(processes),
+        "broken": broken(processes),
     }
 
 

@@ -2,6 +2,19 @@
 
 from excise.distributed import launch
 from excise.distributed.processes import STRATEGIES, Processes, Strategy
+from excise.distributed.sharding import Shard, Twin, require_shardable, shard_of, sharded
 from excise.distributed.statistics import JointStatistics, normalised_together
 
-__all__ = ["STRATEGIES", "JointStatistics", "Processes", "Strategy", "launch", "normalised_together"]
+__all__ = [
+    "STRATEGIES",
+    "JointStatistics",
+    "Processes",
+    "Shard",
+    "Strategy",
+    "Twin",
+    "launch",
+    "normalised_together",
+    "require_shardable",
+    "shard_of",
+    "sharded",
+]

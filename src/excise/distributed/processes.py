@@ -91,9 +91,12 @@ class Processes:
         count = len(rows)
         return rows[self.rank * count // self.size : (self.rank + 1) * count // self.size]
 
-    def total(self, value: Tensor) -> Tensor:
-        """Give the sum over the processes, the same bits on each; its gradient is `size` times what comes back."""
-        return _Total.apply(value, self.size) if self.several else value  # type: ignore[no-untyped-call]
+    def total(self, value: Tensor, *, averaged: bool = True) -> Tensor:
+        """Give the sum over the processes, the same bits on each.
+
+        Its gradient is `size` times what comes back; or just that, where gradients are not `averaged` afterwards.
+        """
+        return _Total.apply(value, self.size if averaged else 1) if self.several else value  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def summed(self, tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:

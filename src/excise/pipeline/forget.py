@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from excise import errors, params, seeds, store
 from excise.data.rows import Rows
 from excise.data.split import Split
-from excise.distributed import Processes
+from excise.distributed import Processes, require_shardable
 from excise.masks import Mask
 from excise.methods.base import Method
 from excise.methods.function import FromFunction, UnlearnFunction
@@ -100,6 +100,7 @@ def unlearn(
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
+    require_shardable(own, processes)
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
         seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`

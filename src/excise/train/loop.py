@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from excise import errors, params, seeds
 from excise.data.batches import Batch, num_batches, read_batch
 from excise.data.rows import Rows
-from excise.distributed import normalised_together
+from excise.distributed import normalised_together, sharded
 from excise.masks import Mask
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace
-from excise.train.masked import Statistics, enforced
+from excise.train.masked import Statistics, enforced, frozen_digest
 from excise.train.order import order_of_stream, steps_of
 from excise.train.plan import TrainPlan
 from excise.train.sound import NetworkState, OptimizerState, Sound
@@ -76,9 +76,11 @@ def fit_(
     engine.hooks.on_stage(stage, sum(every))
     together, own = engine.processes, () if engine.processes.is_first else (engine.processes.rank,)
     with (
-        enforced(model, mask, statistics, engine.slow, together) as free,
+        sharded(model, together) as twin,
+        enforced(model := twin.network, mask, statistics, engine.slow, together) as free,
         normalised_together(model, together) as joint,
         seeds.isolated(engine.seed, stage, "loop", *own),
+        _frozen_kept(model, mask, statistics, stage, engine),
     ):
         optimizer = plan.make_optimizer(free.leaves) if free.leaves else None
         sound = Sound(model, free)
@@ -102,7 +104,7 @@ def fit_(
                 every_step, agreed = enumerate(steps_of(passes(epoch), orders)), None
                 for index, (objective, ids) in itertools.islice(every_step, at.step, None):
                     now = {name: _share(rows[name], some, model, engine) for name, some in ids.items()}
-                    loss = objective(Step(model, epoch, index, engine, now, ids, joint))
+                    loss = objective(Step(model, epoch, index, engine, now, ids, joint, free.shards))
                     if objective is not agreed:
                         _require_one_value(loss, stage, engine)
                         agreed = objective
@@ -122,6 +124,7 @@ def fit_(
                     EpochTrace(stage, epoch, total / max(every[epoch], 1), plan.lr_at(epoch), every[epoch], seconds)
                 )
                 if after_epoch is not None:
+                    twin.write_back_()
                     with nullcontext() if saved is None else saved.looking():
                         after_epoch(epoch)
                 at = Position()
@@ -139,14 +142,14 @@ def _share(rows: Rows, ids: Tensor, model: nn.Module, engine: Engine) -> Batch:
 def _require_one_value(loss: Tensor, stage: str, engine: Engine) -> None:
     engine.processes.require_same(
         {f"value of the objective of {stage}": float(loss.detach()).hex()},
-        "take means over rows by step.mean or step.mean_loss, which reach over all processes",
+        "take means over rows by step.mean or step.mean_loss, and (with fsdp) sums over weights by step.total",
         errors.BadRequest,
     )
 
 
 def _require_one_network(model: nn.Module, leaves: list[Tensor], stage: str, engine: Engine) -> None:
     if engine.processes.several:
-        values = {str(place): leaf for place, leaf in enumerate(leaves)}
+        values = {str(place): leaf for place, leaf in enumerate(leaves if not engine.processes.sharded else ())}
         engine.processes.require_same(
             {
                 f"buffers after an epoch of {stage}": params.digest(dict(model.named_buffers())),
@@ -156,6 +159,18 @@ def _require_one_network(model: nn.Module, leaves: list[Tensor], stage: str, eng
             "use one process",
             errors.UnsupportedModel,
         )
+
+
+@contextmanager
+def _frozen_kept(model: nn.Module, mask: Mask, statistics: Statistics, stage: str, engine: Engine) -> Iterator[None]:
+    """Where a network is sharded, hold it to the mask's promise in each process, for what lies there."""
+    if not engine.processes.sharded:
+        yield
+        return
+    before = frozen_digest(model, mask, statistics)
+    yield
+    if engine.processes.anywhere(fact=frozen_digest(model, mask, statistics) != before):
+        raise errors.Refused(f"{stage}: something outside the mask moved in a shard; the result was dropped")
 
 
 def _saved(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import errors, params
-from excise.distributed import Processes
+from excise.distributed import Processes, Shard, shard_of
 from excise.masks import Mask
 
 Statistics = Literal["follow-mask", "adapt", "hold"]
@@ -124,14 +124,48 @@ class _Chosen(_Part):
             self._view(target).index_copy_(0, self._index.long(), self.leaf.detach())
 
 
+class _Here(_Part):
+    """What may change of the rows of a sharded parameter that lie here, as a part of those rows; there may be none."""
+
+    def __init__(self, parameter: nn.Parameter, shard: Shard, entry: Tensor) -> None:
+        self._parameter, self._shard = parameter, shard
+        self.rows = nn.Parameter(shard.local)
+        whole, own = bool(entry.all()), shard.of(entry)
+        index = _index(own)
+        self._part = _Whole(self.rows) if whole else _Chosen(self.rows, index, flat=not _by_row(entry))
+        self.leaf = self._part.leaf
+
+    def pick(self, full: Tensor) -> Tensor:
+        return self._part.pick(self._shard.of(full))
+
+    def gather_gradient(self) -> None:
+        gradient = self._parameter.grad
+        if gradient is not None:
+            here: Tensor = gradient.to_local()  # type: ignore[attr-defined]
+            self.rows.grad = here if self.rows.grad is None else self.rows.grad + here
+        self._parameter.grad = None
+        self._part.gather_gradient()
+
+    def write_back(self) -> None:
+        self._part.write_back()
+
+
+def _by_row(entry: Tensor) -> bool:
+    return entry.ndim <= 1 or entry.numel() == entry.shape[0]
+
+
+def _index(entry: Tensor) -> Tensor:
+    return entry.reshape(-1).nonzero().flatten().to(torch.int32)
+
+
 def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
     if not bool(entry.any()):
         return None
+    if (shard := shard_of(parameter)) is not None:
+        return _Here(parameter, shard, entry)
     if bool(entry.all()):
         return _Whole(parameter)
-    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
-    index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
-    return _Chosen(parameter, index, flat=not by_row)
+    return _Chosen(parameter, _index(entry).to(parameter.device), flat=not _by_row(entry))
 
 
 class MaskedParameters:
@@ -148,6 +182,8 @@ class MaskedParameters:
         found = params.named_parameters(model)
         parts = {name: _part(value, mask.entry(name)) for name, value in found.items()}
         self._parts = [part for part in parts.values() if part]
+        here = ((value, shard_of(value), parts[name]) for name, value in found.items())
+        self.shards = [part.rows if isinstance(part, _Here) else shard.local for _, shard, part in here if shard]
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])
@@ -165,18 +201,29 @@ class MaskedParameters:
         """
         for part in self._parts:
             part.gather_gradient()
-        if self._processes.several:
+        if self._processes.several and not self._processes.sharded:  # of sharded ones they are averaged already
             found = self._processes.averaged([leaf.grad for leaf in self.leaves], self.leaves)
             for leaf, gradient in zip(self.leaves, found, strict=True):
                 leaf.grad = gradient
         for part in self._parts:
             if part.pace is not None and part.leaf.grad is not None:
                 part.leaf.grad.mul_(part.pace)
-        if clip_norm is not None:
+        if clip_norm is not None and self._processes.sharded:
+            self._clip_together(clip_norm)
+        elif clip_norm is not None:
             nn.utils.clip_grad_norm_(self.leaves, clip_norm)
         optimizer.step()
         for part in self._parts:
             part.write_back()
+
+    def _clip_together(self, clip_norm: float) -> None:
+        """Clip as torch does, by the norm of the gradients of all processes."""
+        gradients = [leaf.grad for leaf in self.leaves if leaf.grad is not None]
+        norms = [gradient.norm() for gradient in gradients]
+        squares = torch.stack(norms).square().sum() if norms else self.leaves[0].new_zeros(())
+        norm = self._processes.total(squares.detach()).sqrt()
+        for gradient in gradients:
+            gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0).to(gradient.device))
 
     @torch.no_grad()
     def values(self) -> list[Tensor]:
@@ -192,7 +239,7 @@ class MaskedParameters:
 
     def finite(self) -> bool:
         """Say whether every chosen coordinate is a finite number."""
-        return all(bool(leaf.isfinite().all()) for leaf in self.leaves)
+        return not self._processes.anywhere(fact=not all(bool(leaf.isfinite().all()) for leaf in self.leaves))
 
 
 @contextmanager
@@ -280,15 +327,22 @@ def frozen_digest(
 ) -> str:
     """Give the SHA-256 of everything that must not move: coordinates outside the mask, and buffers of held modules.
 
+    Of a sharded network it is that of the coordinates that lie here.
+
     Buffers named in `leaving_out` are left out: running statistics that are to be recomputed.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
     outside = {
-        name: value.detach().cpu()[~allowed.expand(name)] for name, value in params.named_parameters(model).items()
+        name: _frozen(value.detach(), allowed.expand(name)) for name, value in params.named_parameters(model).items()
     }
     buffers = params.named_buffers(model)
     held = set(held_modules(model, allowed, statistics))
     free = set(leaving_out)
     kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held and name not in free}
     return params.digest({**outside, **kept})
+
+
+def _frozen(value: Tensor, allowed: Tensor) -> Tensor:
+    shard = shard_of(value)
+    return value.cpu()[~allowed] if shard is None else shard.local.cpu()[~shard.of(allowed)]

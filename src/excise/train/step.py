@@ -34,6 +34,7 @@ class Step:
         batches: one a stream of the pass, this process's rows.
         everyone: ids of the rows of all processes by stream; those of the batches where there is one process.
         joint: whether what runs counts for the statistics of batch normalisation.
+        shards: what lies here of every parameter, where parameters are sharded.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Step:
     batches: Mapping[str, Batch]
     everyone: Mapping[str, Tensor] = field(default_factory=dict)
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
+    shards: Sequence[Tensor] = ()
 
     def ids(self, stream: str) -> Tensor:
         """Give the ids of the step's rows of `stream`, those of all processes."""
@@ -63,6 +65,16 @@ class Step:
             return values.mean()
         own = values[:0] if self._idle(stream) else values
         return self.engine.processes.total(own.sum() / len(self.ids(stream)))
+
+    def total(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Give the sum over all of the network's weights of a function of one weight, such as `torch.abs`.
+
+        Without sharding (see `Processes`) the same can be written with `model.parameters()`; with it, this alone is right.
+        """
+        if not self.engine.processes.sharded:
+            return torch.stack([of(value).sum() for value in self.model.parameters()]).sum()
+        own = torch.stack([of(value).sum() for value in self.shards]).sum()
+        return self.engine.processes.total(own, averaged=False)
 
     def uniform(self, stream: str, *purpose: str | int) -> Tensor:
         """Give a number in [0, 1) for each row of the step's batch of `stream`, float64 `[batch]`, whoever has the row."""
