@@ -48,7 +48,8 @@ def several(
     if strategy not in STRATEGIES:
         raise errors.BadRequest(f"--strategy: expected {' or '.join(STRATEGIES)}, found {strategy!r}")
     place = launch.started(os.environ)
-    launch.require_as_many(place, devices, nodes)
+    if place is None or place.size == 1:
+        launch.require_as_many(place, devices, nodes)
     if place is None and devices is not None and devices > 1:
         stops = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
         raise SystemExit(launch.launch([*COMMAND, *sys.argv[1:]], devices, stops))
@@ -57,6 +58,7 @@ def several(
         return
     own = _own_device(device, place.local_rank)
     with launch.joined(place, strategy, torch.device(own)) as processes:
+        launch.require_as_many(place, devices, nodes)  # here one of them tells it for all
         yield processes, own, quiet or not processes.is_first
 
 
