@@ -45,10 +45,10 @@ def measure(rounds: int = 7, threads_of: tuple[int, ...] = THREADS):
     rows = Rows.all_of(load("digits").train)
     for name, (what, make, together, alone, epochs, goal) in CASES.items():
         plan = TrainPlan(epochs=epochs, lr=0.05)
-        for threads in threads_of:
-            with _threads(threads), torch.random.fork_rng():
+        for count in threads_of:
+            with threads(count), torch.random.fork_rng():
                 torch.manual_seed(0)
-                many, few = ([make() for _ in range(count)] for count in (together, alone))
+                many, few = ([make() for _ in range(number)] for number in (together, alone))
                 row = paired_ratio(
                     lambda some=many, how=plan: _together(some, rows, how),
                     lambda some=few, how=plan: _one_by_one(some, rows, how),
@@ -56,16 +56,16 @@ def measure(rounds: int = 7, threads_of: tuple[int, ...] = THREADS):
                 )
             share = together / alone
             hours = {"together": together / row["seconds"], "one by one": alone / row["seconds_of_reference"]}
-            found[f"oracles_{name}_{threads}"] = {
+            found[f"oracles_{name}_{count}"] = {
                 **row,
                 **{key: row[key] / share for key in ("ratio", "lowest", "highest")},
                 "goal": goal,
                 "models_per_hour": {key: round(3600 * value) for key, value in hours.items()},
-                "threads": threads,
+                "threads": count,
                 "load": round(os.getloadavg()[0], 1),
                 "networks": together,
                 "what": f"{what}: a network trained together with {together - 1} others, against by itself, "
-                f"{threads} thread{'s' if threads > 1 else ''}",
+                f"{count} thread{'s' if count > 1 else ''}",
             }
     return found
 
@@ -87,7 +87,7 @@ def _one_by_one(models, rows, plan):
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -72,8 +72,8 @@ def candidates(name):
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def problems(seed, num_oracles):
-    """Train the original, and give each forget set with its split and oracles."""
+def problems(seed, num_oracles, bank=None, fleet=None):
+    """Train the original, and give each forget set with its split and oracles; or find them in a bank."""
     train, true_labels, (inputs, labels) = noisy_digits(seed)
     order = torch.randperm(len(labels), generator=seeds.generator(seed, "holdout"))
     half = len(labels) // 2
@@ -82,7 +82,8 @@ def problems(seed, num_oracles):
     with seeds.isolated(seed, "demo"):
         model = make()
     engine = Engine(Task(), seed, Mask.empty(model))
-    original = retrain(make, Rows.all_of(train), PLAN, [seed], engine, stage="original")[0]
+    every = {"bank": bank, "fleet": fleet}
+    original = retrain(make, Rows.all_of(train), PLAN, [seed], engine, stage="original", kind="original", **every)[0]
     params.load_strictly_(model, original.state, "the original")
     rules = {
         "mislabelled": mislabelled(true_labels),
@@ -91,7 +92,7 @@ def problems(seed, num_oracles):
     }
     for name, rule in rules.items():
         split = Split(train, forget=rule, test=test, holdout=holdout)
-        yield name, model, make, split, engine, gather_oracles(make, split, PLAN, num_oracles, engine)
+        yield name, model, make, split, engine, gather_oracles(make, split, PLAN, num_oracles, engine, **every)
 
 
 def run(name, settings, model, make, split, engine, oracles, seed):

@@ -155,3 +155,13 @@ def spelled_out(model, kind, seed=5):
         }
         tensors[name] = kinds[kind if kind != "mixed" else ("rows", "nothing", "weights", "modules")[place % 4]].clone()
     return tensors
+
+
+def plans_of(clip):
+    """Give `(optimizer, implementation, clip_norm)`: every pair of the three, not every triple.
+
+    An implementation is the optimizer's own, and clipping comes before either, so that no more than two meet.
+    """
+    for row, optimizer in enumerate(("sgd", "adam", "adamw")):
+        for column, implementation in enumerate(("default", "foreach", "fused")):
+            yield optimizer, implementation, clip if (row + column) % 2 else None

@@ -30,7 +30,7 @@ STEPS = [
     {"params"},
     {"distributed"},
     {"store"},
-    {"masks"},
+    {"cluster", "masks"},
     {"patch"},
     {"data", "networks"},
     {"ledger"},
@@ -50,8 +50,13 @@ STEPS = [
 ONLY = {"measure": {"errors"}, "report": {"errors"}}
 WITHOUT_TORCH = {"measure", "report", "errors", "plugins", "verify", "version"}
 # The one import inside a function: an optional package in its leaf file.
-OPTIONAL = {("data/sets/image_folder.py", "PIL"), ("pipeline/tuning_search.py", "optuna")}
-OPTIONAL |= {("distributed/sharding.py", "torch")}  # what shards takes as long to import as half of torch
+OPTIONAL = {
+    ("cluster/ray_fleet.py", "ray"),
+    ("data/sets/image_folder.py", "PIL"),
+    ("distributed/sharding.py", "torch"),  # what shards takes as long to import as half of torch
+    ("pipeline/tuning_search.py", "optuna"),
+    ("store/remote.py", "fsspec"),
+}
 WITHOUT_MIRROR = {"version.py", "errors.py"}
 
 MAX_FILE_LINES = 400

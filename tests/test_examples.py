@@ -15,7 +15,17 @@ from tests.cli import mine
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "excise-shrink"
-EXCISE = ("-c", "from excise.cli.main import run; run()")
+# One process, which imports torch once, runs one command after another and tells of each how it ended.
+IN_TURN = """
+import contextlib, io, json, sys
+from excise.cli.main import call
+
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = call(words)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +57,20 @@ def call(installed, tmp_path):
     return run
 
 
+@pytest.fixture
+def excise(call):
+    """Run commands of the command line, each as `(code, stdout, stderr)`."""
+
+    def run(*commands):
+        done = call("-c", IN_TURN, json.dumps(commands))
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
 def test_it_is_listed_with_where_it_is_from(call):
-    done = call(*EXCISE, "recipes", "--json")
+    done = call("-c", "from excise.cli.main import run; run()", "recipes", "--json")
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     assert rows["DEL"]["from"] == "excise"
@@ -59,27 +81,33 @@ def test_it_is_listed_with_where_it_is_from(call):
     assert largest["mask"] == "RowNorms by channel, 30%" and shrink["mask"] == "everywhere"
 
 
-def test_its_method_runs_by_name(call, tmp_path):
+def test_its_method_runs_by_name(excise, tmp_path):
     (tmp_path / "mine.py").write_text(Path(mine.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     (tmp_path / "ids.txt").write_text("0 20 40")
     before = {name: value.detach() for name, value in mine.make().state_dict().items()}
     store.write_tensors(tmp_path / "w.safetensors", before)
     words = ["--model", "mine:make", "--weights", "w.safetensors", "--data", "mine:train", "--forget", "ids.txt"]
-    front = [*EXCISE, "unlearn", *words]
-    done = call(*front, "--out", "run", "--recipe", "Shrink", "--set", "factor=0.25", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["recipe"] == "Shrink"
+    front = ["unlearn", *words]
+    done, misspelt, too_large, cut = excise(
+        [*front, "--out", "run", "--recipe", "Shrink", "--set", "factor=0.25", "--json"],
+        [*front, "--out", "other", "--recipe", "Shrnk"],
+        [*front, "--out", "other", "--recipe", "Shrink", "--set", "factor=3"],
+        ["localize", *words, "--out", "cut", "--criterion", "rows-by-norm", "--json"],
+    )
+    code, out, err = done
+    assert code == 0, err
+    assert json.loads(out)["recipe"] == "Shrink"
     after = store.read_weights(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(after[name], value * 0.25) for name, value in before.items())
     request = json.loads((tmp_path / "run" / "run.json").read_text())["request"]
     assert request["settings"]["method"] == {"factor": 0.25}
-    wrong = call(*front, "--out", "other", "--recipe", "Shrnk")
-    assert wrong.returncode == 2 and "did you mean 'Shrink'?" in wrong.stderr
-    wrong = call(*front, "--out", "other", "--recipe", "Shrink", "--set", "factor=3")
-    assert wrong.returncode == 2 and "factor: expected a fraction between 0 and 1, found 3.0" in wrong.stderr
-    cut = call(*EXCISE, "localize", *words, "--out", "cut", "--criterion", "rows-by-norm", "--json")
-    assert cut.returncode == 0, cut.stderr
-    assert 0.2 < json.loads(cut.stdout)["mask_fraction"] <= 0.3
+    code, _, err = misspelt
+    assert code == 2 and "did you mean 'Shrink'?" in err
+    code, _, err = too_large
+    assert code == 2 and "factor: expected a fraction between 0 and 1, found 3.0" in err
+    code, out, err = cut
+    assert code == 0, err
+    assert 0.2 < json.loads(out)["mask_fraction"] <= 0.3
 
 
 def test_its_own_test_passes(call):

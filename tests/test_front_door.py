@@ -1,6 +1,7 @@
 """The lines of `shared/front-door.md` as a user types them, on a network of each kind."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,11 +13,19 @@ from torch.utils.data import Dataset
 import excise
 from excise import recipes
 from tests.cases import CASES
+from tests.planted import hurried
 from tests.probes import moved, snapshot
 
 NUM_TRAIN, NUM_TEST = 240, 40
 PLAN = excise.TrainPlan(epochs=2, lr=0.05, batch_size=64)
 SETS = {1: [17], 7: [2, 3, 5, 90, 111, 150, 239], 200: list(range(20, 220))}
+
+
+@pytest.fixture(autouse=True)
+def short(request):
+    """Hurry what only informs, except in one test, where it takes as long as with a user."""
+    with nullcontext() if request.node.name == "test_five_lines[mlp-7]" else hurried():
+        yield
 
 
 def data_of(case):

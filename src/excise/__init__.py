@@ -1,6 +1,6 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
-The front door: `Split`, `doctor`, `tune`, `unlearn`, `audit`, `Ledger`, `TrainPlan`, `Mask`, and the rooms `recipes`,
+The front door: `Split`, `doctor`, `bench`, `tune`, `unlearn`, `audit`, `Ledger`, `TrainPlan`, `Mask`, and the rooms `recipes`,
 `methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`. Names are looked up when first used,
 so that importing `excise` does not import torch.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from excise.diagnosis import Finding, doctor
     from excise.lifecycle import Ledger
     from excise.masks import Mask
-    from excise.pipeline import Audit, Canaries, Confusion, Trigger, Tuning, Unlearned, audit, tune, unlearn
+    from excise.pipeline import Audit, Canaries, Confusion, Trigger, Tuning, Unlearned, audit, bench, tune, unlearn
     from excise.train import Hooks, TrainPlan
 
 _HOMES = {
@@ -34,6 +34,7 @@ _HOMES = {
     "Tuning": "excise.pipeline",
     "Unlearned": "excise.pipeline",
     "audit": "excise.pipeline",
+    "bench": "excise.pipeline",
     "doctor": "excise.diagnosis",
     "tune": "excise.pipeline",
     "unlearn": "excise.pipeline",
@@ -56,6 +57,7 @@ __all__ = [
     "Unlearned",
     "__version__",
     "audit",
+    "bench",
     "data",
     "doctor",
     "localize",

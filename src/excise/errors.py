@@ -89,3 +89,9 @@ class OutOfMemory(ExciseError, MemoryError):
     """The machine's memory did not suffice."""
 
     exit_code = 9
+
+
+class ClusterError(ExciseError):
+    """A cluster cannot do what it is asked: it is not there, has no room or other workers, or these died again and again."""
+
+    exit_code = 10

@@ -281,9 +281,11 @@ def _smallest(name: str, entry: Tensor, shape: tuple[int, ...]) -> Tensor:
     entry = entry.detach().to("cpu")
     if entry.ndim != len(shape) or any(have not in (1, want) for have, want in zip(entry.shape, shape, strict=True)):
         raise errors.MaskMismatch(f"mask of {name!r}: shape {tuple(entry.shape)} does not broadcast to {shape}")
-    ones = (1,) * len(shape)
-    if entry.numel() == 0 or bool(entry.all()) or not bool(entry.any()):
-        return torch.full(ones, bool(entry.any()) and 0 not in shape)  # one spelling for a parameter without weights
+    ones, chosen = (1,) * len(shape), int(entry.count_nonzero())
+    if chosen in (0, entry.numel()):
+        return torch.full(ones, chosen > 0 and 0 not in shape)  # one spelling for a parameter without weights
+    if entry.numel() == entry.shape[0]:
+        return entry.clone()
     rows = entry.reshape(entry.shape[0], -1)
     if bool((rows == rows[:, :1]).all()):
         return rows[:, 0].reshape(-1, *ones[1:]).clone()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -224,8 +224,14 @@ def digest(tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> str:
     True
     """
     items = tensors.items() if isinstance(tensors, Mapping) else tensors
+    return digest_in_turn({name: lambda value=value: value for name, value in items})  # type: ignore[misc]
+
+
+def digest_in_turn(tensors: Mapping[str, Callable[[], Tensor]]) -> str:
+    """Give the `digest` of tensors that are each made when their turn comes, so that one is held at a time."""
     running = hashlib.sha256()
-    for name, value in sorted(items, key=lambda item: item[0]):
+    for name in sorted(tensors):
+        value = tensors[name]()
         running.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
         running.update(raw_bytes(value))
     return running.hexdigest()

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from excise import errors, params, store
 
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers as wide as a number, to compare its bits at one stroke."""
+
 
 @dataclass(frozen=True, eq=False)
 class Patch:
@@ -146,5 +149,7 @@ def _differing(first: Tensor, second: Tensor) -> Tensor:
     """Say where two tensors differ in their bits (so that -0.0 and 0.0 differ, and equal NaNs do not)."""
     flat = [tensor.detach().contiguous().reshape(-1).cpu() for tensor in (first, second)]
     width = flat[0].element_size()
+    if width in _INTEGERS:
+        return flat[0].view(_INTEGERS[width]) != flat[1].view(_INTEGERS[width])
     raw = [tensor.view(torch.uint8).reshape(-1, width) for tensor in flat]
     return (raw[0] != raw[1]).any(dim=1)

@@ -8,6 +8,7 @@ from excise.cli import audit as cli_audit
 from excise.oracles import Bank
 from tests.cli.conftest import PLAN
 from tests.cli.project import tree
+from tests.cluster.fleets import Elsewhere
 
 KEYS = {"verdict", "controls", "measures", "report"}
 MEASURE = {"name", "value", "low", "high", "null_mean", "null_high", "p", "num_models", "least_detectable"}
@@ -85,9 +86,14 @@ def test_a_page_that_is_gone_is_drawn_again(project, made, audit):
     assert (project / "run" / "report.html").is_file()
 
 
-def test_few_oracles_decide_nothing(made, audit):
-    done = audit("--json", oracles=2)
+def test_few_oracles_decide_nothing_and_a_cluster_may_train_them(project, made, audit, monkeypatch):
+    asked, fleet = [], Elsewhere()
+    monkeypatch.setattr(cli_audit, "read_fleet", lambda *words: asked.append(words) or fleet)
+    there = f"file://{project}/nets"
+    done = audit("--json", "--cluster", "10.0.0.1:6379", "--at-once", "2", "--bank", there, oracles=2)
     assert done.code == 0 and done.json["verdict"] == "INCONCLUSIVE"
+    assert asked == [("10.0.0.1:6379", 2)] and len(fleet.jobs) >= 2
+    assert [one.kind for one in Bank(there).entries()] == ["oracle"] * 2  # the others have gone
 
 
 def kept(project):

@@ -196,3 +196,15 @@ def test_what_is_no_size_is_told_with_the_units(words):
 )
 def test_sizes_are_written(num_bytes, words):
     assert command.size(num_bytes) == words
+
+
+def test_a_bank_at_a_url_is_listed_and_not_pruned(project, excise):
+    url = f"file://{project}/far"
+    keep = {"kind": "oracle", "architecture": "Sequential", "num_parameters": 4, "num_rows": 9}
+    Bank(url).keep("a" * 64, Trained(0, {"weight": torch.zeros(4)}, 1.5, 60), **keep)
+    done = excise("bank", url, "--json")
+    assert done.code == 0 and done.json["directory"] == url and done.json["entries"][0]["key"] == "a" * 64
+    assert f"1 file in {url}" in excise("bank", url).out
+    done = excise("bank", url, "--prune", "--everything")
+    assert done.code == 2 and "expected a bank in a directory" in done.err
+    assert len(list((project / "far").iterdir())) == 1

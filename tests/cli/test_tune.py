@@ -6,6 +6,7 @@ import pytest
 from excise import recipes, store
 from excise.cli import tune
 from tests.cli.project import UNLEARN, tree, typed
+from tests.cluster.fleets import Elsewhere
 
 TUNE = {**UNLEARN, "--out": "tuned", "--recipe": "Finetune", "--test": "mine:test", "--trials": 3}
 SPACE = ("--space", "lr=0.01:0.5:log", "--space", "epochs=2,20")
@@ -86,12 +87,15 @@ def test_a_holdout_leaves_the_test_rows_alone(project, tuned):
     assert tuned(*SPACE, "--json", trials=1, out="half").json["num_held_out"] == 75
 
 
-def test_oracles_come_after_the_choice_and_say_how_it_ranks(project, tuned):
+def test_oracles_come_after_the_choice_and_say_how_it_ranks(project, tuned, monkeypatch):
     (project / "short.toml").write_text('epochs = 20\noptimizer = "adam"\nlr = 0.02\nbatch_size = 200\n')
     plain = tuned(*SPACE, "--json", plan="short.toml").json
     assert plain["ranking"] is None
-    done = tuned(*SPACE, "--json", "--oracles", 3, plan="short.toml")
+    asked, fleet = [], Elsewhere()
+    monkeypatch.setattr(tune, "read_fleet", lambda *words: asked.append(words) or fleet)
+    done = tuned(*SPACE, "--json", "--oracles", 3, "--cluster", "local", plan="short.toml")
     assert done.code == 0, done.err
+    assert asked == [("local", 1)] and [name for name, _ in fleet.jobs] == ["train_there"] * 3
     rank = done.json["ranking"]
     assert done.json["settings"] == plain["settings"]
     assert rank["num_oracles"] == 3 and 1 <= rank["rank"] <= rank["num_trials"] <= 3 and rank["kendall_tau"] is None

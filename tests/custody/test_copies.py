@@ -129,6 +129,14 @@ def test_of_a_bank_all_that_saw_the_rows_or_may_have_is_found(made, tmp_path):
     assert {name: elsewhere[name].certainty for name in kept} == kept and clean not in elsewhere
 
 
+def test_a_bank_at_a_url_is_refused_and_not_passed_over(made, tmp_path):
+    url = f"file://{tmp_path}/far"
+    with pytest.raises(
+        errors.BadRequest, match=f"copies: expected a bank in a directory, found {url}; look and remove"
+    ):
+        find_copies(made.traced(), [], Bank(url))
+
+
 def test_of_a_run_that_did_not_record_its_data_no_network_of_a_bank_is_told(tmp_path):
     old, bank = removal(tmp_path, data_commitment=None), Bank(tmp_path / "bank")
     keep(bank, "1", "original", NUM_ROWS, torch.arange(NUM_ROWS))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from excise import seeds
-from excise.data.batches import batches, num_batches
-from excise.data.rows import Rows, as_source
+from excise.data.batches import UnreadBatch, batches, num_batches, read_batch
+from excise.data.rows import ArraySource, Rows, as_source
 
 CPU = torch.device("cpu")
 NUM_ROWS = 40
@@ -137,3 +137,20 @@ def test_examples_keep_their_form():
 def test_a_pair_is_a_tuple_whatever_it_was_read_from(way):
     (batch,) = batches(Rows.all_of(way((torch.zeros(3, 2), torch.arange(3)))), 3, CPU)
     assert type(batch.content) is tuple and len(batch.content) == 2
+
+
+def test_a_batch_may_be_read_when_somebody_asks_and_then_once():
+    read = []
+
+    class Told(ArraySource):
+        def read(self, ids):
+            read.append(ids.tolist())
+            return super().read(ids)
+
+    source, ids, device = Told((torch.arange(10.0), torch.arange(10))), torch.tensor([7, 2]), torch.device("cpu")
+    batch = UnreadBatch(source, ids, device)
+    assert (len(batch), batch.ids.tolist(), read) == (2, [7, 2], [])
+    wanted = read_batch(source, ids, device).content
+    assert all(torch.equal(one, other) for one, other in zip(batch.content, wanted, strict=True))
+    assert batch.content is batch.content
+    assert read == [[7, 2], [7, 2]]

@@ -355,3 +355,29 @@ def test_a_narrowed_split_does_not_change_and_reads_no_row():
     assert (ids(narrowed.forget), ids(narrowed.retain)) == ([2], [0, *range(3, N)])
     with pytest.raises(AttributeError, match="a Split does not change, but 'forget' was set"):
         narrowed.forget = narrowed.retain
+
+
+def test_a_smaller_split_keeps_the_proportion_and_is_a_part_of_a_larger_one():
+    split = Split(
+        (torch.zeros(1000, 2), torch.zeros(1000, dtype=torch.int64)), forget=range(100), test=range(900, 1000)
+    )
+    few, more = split.smaller(90, 3), split.smaller(450, 3)
+    assert (len(few.forget), len(few.retain), len(few.train)) == (10, 80, 90)
+    for name in ("forget", "retain", "train"):
+        assert set(ids(getattr(few, name))) < set(ids(getattr(more, name))) < set(ids(getattr(split, name)))
+    assert sorted(ids(few.forget) + ids(few.retain)) == ids(few.train)
+    assert few.test is split.test
+    assert ids(split.smaller(90, 4).retain) != ids(few.retain)
+    assert ids(split.smaller(900, 3).train) == ids(split.train)
+
+
+@pytest.mark.parametrize(("num_forget", "found"), [(1, (1, 2)), (10, (1, 2))])
+def test_the_smallest_split_has_a_row_to_forget_and_two_to_retain(num_forget, found):
+    small = Split(DATA, forget=range(num_forget)).smaller(3, 0)
+    assert (len(small.forget), len(small.retain)) == found
+
+
+@pytest.mark.parametrize("num_rows", [2, N + 1])
+def test_a_smaller_split_of_other_sizes_is_refused(num_rows):
+    with pytest.raises(errors.BadRequest, match=f"num_rows: expected 3 to {N}, found {num_rows}"):
+        Split(DATA, forget=[1]).smaller(num_rows, 0)

@@ -76,16 +76,26 @@ def half():
     return Pool(HALF, 32, 8)
 
 
-@pytest.fixture
-def few_deals(monkeypatch):
-    """Deal networks to arms 199 times instead of 499."""
+def dealt(monkeypatch, num_permutations):
     for name in ("ulira", "klom"):
         module = importlib.import_module(f"excise.measure.{name}")
 
         def sparing(*given, real=module.against_held_out, **told):
-            return real(*given, **{**told, "num_permutations": 199, "num_bootstraps": 5})
+            return real(*given, **{**told, "num_permutations": num_permutations, "num_bootstraps": 5})
 
         monkeypatch.setattr(module, "against_held_out", sparing)
+
+
+@pytest.fixture
+def few_deals(monkeypatch):
+    """Deal networks to arms 199 times instead of 499: p can still be small enough to decide among many measures."""
+    dealt(monkeypatch, 199)
+
+
+@pytest.fixture
+def fewer_deals(monkeypatch):
+    """Deal networks to arms 79 times: p is still exact, in steps of 1/80."""
+    dealt(monkeypatch, 79)
 
 
 def test_the_planted_rows_are_learnt_by_heart_and_the_others_are_known_anyway(pool, easy):
@@ -123,7 +133,7 @@ def test_a_measure_whose_value_is_not_rounded_is_as_often_small_as_it_says(pool)
         assert low <= sum(p <= level for p in found) <= high, level
 
 
-def test_populations_of_retrained_networks_are_as_often_told_as_chance(pool, few_deals):
+def test_populations_of_retrained_networks_are_as_often_told_as_chance(pool, fewer_deals):
     """Three arms of eight, drawn anew: p is uniform, whatever the statistic."""
     draw = np.random.default_rng(2)
     margins = margins_of(pool.without)

@@ -7,10 +7,10 @@ import torch
 
 from excise.data import Split
 from excise.masks import Mask
-from excise.train import Pass, TrainPlan, fit_, held_modules
+from excise.train import Pass, TrainPlan, chosen_rows, enforced, fit_, held_modules
 from tests.cases import CASES
 from tests.naive.training import naive_fit_
-from tests.probes import KINDS, engine_for, raw, same_bytes, snapshot, spelled_out
+from tests.probes import KINDS, engine_for, plans_of, raw, same_bytes, snapshot, spelled_out
 
 every_case = pytest.mark.parametrize("name", CASES)
 FORGET = [0, 3, 8, 11]
@@ -44,7 +44,7 @@ def train(name, mask, plan, *, objective=pulled, statistics="follow-mask", seed=
 def test_masked_training_is_full_training_masked_and_put_back_each_step(name, kind):
     inputs, labels = CASES[name].data(20)
     retain = torch.tensor([row for row in range(20) if row not in FORGET])
-    for optimizer, clip, implementation in itertools.product(OPTIMIZERS, (None, 0.5), ("default", "foreach", "fused")):
+    for optimizer, implementation, clip in plans_of(0.5):
         theirs = CASES[name].make()
         tensors = spelled_out(theirs, kind)
         mask = Mask.from_tensors(tensors)
@@ -67,6 +67,45 @@ def test_masked_training_is_full_training_masked_and_put_back_each_step(name, ki
             torch.testing.assert_close(ours[key], value, rtol=1e-12, atol=1e-12)
         before = snapshot(CASES[name].make())
         assert all(torch.equal(raw(ours[key][~chosen]), raw(before[key][~chosen])) for key, chosen in tensors.items())
+
+
+@every_case
+def test_computing_chosen_rows_alone_changes_no_more_than_rounding(name, monkeypatch):
+    tensors = spelled_out(CASES[name].make(), "rows")
+    mask = Mask.from_tensors(tensors)
+    before = snapshot(CASES[name].make())
+    for optimizer in ("sgd", "adamw"):
+        plan = TrainPlan(epochs=2, lr=0.02, optimizer=optimizer, weight_decay=0.1, clip_norm=0.5, batch_size=6)
+        found, watched = [], []
+        for least in (2**60, 1):  # never and wherever it can be
+            monkeypatch.setattr(chosen_rows, "LEAST_LEFT_OUT_LINEAR", least)
+            monkeypatch.setattr(chosen_rows, "LEAST_LEFT_OUT_CONVOLUTION", least)
+            with enforced(CASES[name].make(), mask, "adapt") as free:
+                watched.append(len(free.layers))
+            found.append(train(name, mask, plan))
+        assert watched[0] == 0 < watched[1]
+        for key, value in found[0].items():
+            torch.testing.assert_close(found[1][key], value, rtol=1e-12, atol=1e-12)  # sums of fewer rows
+        for key, chosen in tensors.items():
+            assert torch.equal(raw(found[1][key][~chosen]), raw(before[key][~chosen])), key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@every_case
+def test_the_optimizers_state_takes_the_masks_share_of_the_memory(name, kind):
+    for optimizer in ("sgd", "adamw"):
+        plan, held = TrainPlan(epochs=1, lr=0.02, optimizer=optimizer), {}
+        model = CASES[name].make()
+        mask = Mask.from_tensors(spelled_out(model, kind))
+        for chosen in (mask, Mask.full(model)):
+            with enforced(model, chosen, "adapt") as free:
+                made = plan.make_optimizer(free.leaves)
+                free.backward(sum(value.pow(2).sum() for value in model.parameters()))
+                free.step(made, None)
+            # Adam's count of steps is one number a tensor
+            values = [value for state in made.state.values() for key, value in state.items() if key != "step"]
+            held[chosen] = sum(value.numel() * value.element_size() for value in values if value is not None)
+        assert held[mask] * mask.num_parameters == held[Mask.full(model)] * mask.num_selected > 0
 
 
 @every_case

@@ -1,6 +1,5 @@
 """Laws of every method: the promise of the mask, and what a user's network, rows and random numbers are owed."""
 
-import itertools
 import random
 
 import numpy as np
@@ -23,6 +22,7 @@ from tests.probes import (
     Watched,
     engine_for,
     moved,
+    plans_of,
     raw,
     same_bytes,
     snapshot,
@@ -34,7 +34,6 @@ every_case = pytest.mark.parametrize("name", CASES)
 FORGET = [0, 3, 8, 11, 14, 15, 18]
 PLAN = TrainPlan(epochs=2, lr=0.05, batch_size=5, weight_decay=0.1)
 OPTIMIZERS = ("sgd", "adam", "adamw")
-IMPLEMENTATIONS = ("default", "foreach", "fused")
 
 
 def shift(net, retain, forget, validation):
@@ -86,7 +85,7 @@ def test_outside_the_mask_every_coordinate_is_equal_bit_for_bit(name, kind, make
     start, split = CASES[name].make(), split_of(name)
     before, tensors = snapshot(start), spelled_out(start, kind)
     mask = Mask.from_tensors(tensors)
-    for optimizer, implementation, clip in itertools.product(OPTIMIZERS, IMPLEMENTATIONS, (None, 0.1)):
+    for optimizer, implementation, clip in plans_of(0.1):
         plan = TrainPlan(
             epochs=2,
             lr=0.05,

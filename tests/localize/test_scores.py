@@ -395,3 +395,16 @@ def test_minus_zero_is_zero():
     for share, wanted in ((0.25, [[False, False], [False, True]]), (0.75, [[True, True], [False, True]])):
         mask = Scores(values, {"w": (2, 2)}).select(budget_fraction=share, granularity="weight")
         assert full(mask)["w"].tolist() == wanted
+
+
+def test_a_kept_ranking_gives_the_masks_of_a_fresh_one():
+    scores, values = drawn("batchnorm", levels=3)
+    cuts = [
+        {"budget_fraction": fraction, "lowest": lowest, "reduction": reduction}
+        for fraction in (0.3, 0.6)
+        for lowest in (False, True)
+        for reduction in (None, Mean(), Top(0.5), Top())
+    ]
+    fresh = [Scores(values, {key: tuple(value.shape) for key, value in values.items()}).select(**how) for how in cuts]
+    assert [scores.select(**how) for how in cuts] == fresh
+    assert [scores.select(**how) for how in reversed(cuts)] == fresh[::-1]

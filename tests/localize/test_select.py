@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from excise import errors
-from excise.localize.select import budget_in_weights, kth_largest, select_channels, select_weights
+from excise.localize.select import budget_in_weights, kth_largest, rank_channels, select_channels, select_weights
 from tests.naive.localization import greedy_channels
 
 TINY = {32: 2.0**-149, 64: 2.0**-1074}  # the smallest positive numbers there are
@@ -97,7 +97,7 @@ def test_channels_are_the_greedy_prefix(lowest, problem):
     sign = -1 if lowest else 1
     taken, missed = greedy_channels([(sign * channels[name][row], sizes[name]) for name, row in listed], budget)
     tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in channels.items()}
-    rows, cut = select_channels(tensors, sizes, budget, lowest=lowest)
+    rows, cut = select_channels(rank_channels(tensors, lowest=lowest), sizes, budget)
     assert {(name, row) for name in rows for row in rows[name].nonzero().flatten().tolist()} == {
         listed[i] for i in taken
     }
@@ -113,14 +113,14 @@ def test_channels_are_the_greedy_prefix(lowest, problem):
 def test_a_larger_budget_gives_a_superset(lowest, problem, more):
     channels, sizes, budget = problem
     tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in channels.items()}
-    small, _ = select_channels(tensors, sizes, budget, lowest=lowest)
-    large, _ = select_channels(tensors, sizes, budget + more, lowest=lowest)
+    small, _ = select_channels(rank_channels(tensors, lowest=lowest), sizes, budget)
+    large, _ = select_channels(rank_channels(tensors, lowest=lowest), sizes, budget + more)
     assert all(not bool((small[name] & ~large[name]).any()) for name in small)
 
 
 def test_a_channel_that_does_not_fit_ends_the_choice_though_a_smaller_one_would():
     channels = {"big": torch.tensor([3.0, 2.0]), "small": torch.tensor([1.0])}
-    rows, cut = select_channels(channels, {"big": 4, "small": 1}, 6)
+    rows, cut = select_channels(rank_channels(channels), {"big": 4, "small": 1}, 6)
     assert rows["big"].tolist() == [True, False]
     assert rows["small"].tolist() == [False]
     assert cut == ("big", 1, 2)

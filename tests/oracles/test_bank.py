@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fsspec
 import msgspec
 import pytest
 import torch
@@ -443,3 +444,114 @@ def test_a_training_that_was_broken_off_is_the_banks_own_and_is_pruned_unless_it
         assert bank.prune(everything=True) == [] and list(folder.glob("checkpoint-*"))
     assert bank.prune(kinds=["oracle"]) == []
     assert [one.key for one in bank.prune(kinds=["unfinished"])] == ["a" * 64] and not folder.exists()
+
+
+# at a URL: a working copy here, and what others share
+
+
+@pytest.fixture(params=["memory", "file"])
+def shared(request, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield f"memory://{tmp_path.name}/bank" if request.param == "memory" else f"file://{tmp_path}/some/bank"
+    fsspec.filesystem("memory").store.clear()
+
+
+def elsewhere(url, tmp_path, monkeypatch):
+    """Give the bank as another machine has it: with a working copy of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another cache"))
+    return Bank(url)
+
+
+def test_what_one_machine_keeps_at_a_url_another_finds_to_the_bit(shared, tmp_path, monkeypatch):
+    bank = Bank(shared)
+    assert bank.place == shared and repr(bank) == f"Bank({shared!r})" and bank.find(KEYS[0]) is None
+    path = keep(bank, KEYS[0], seed=3)
+    assert path.parent == tmp_path / "cache" / "excise" / "banks" / bank.directory.name
+    other = elsewhere(shared, tmp_path, monkeypatch)
+    assert other.directory != bank.directory and not other.directory.exists()
+    found = other.find(KEYS[0])
+    assert same_bytes(found.state, network(3).state) and (found.seed, found.seconds) == (network(3).seed, 4.25)
+    assert (other.directory / path.name).read_bytes() == path.read_bytes()
+    assert other.find(KEYS[1]) is None
+
+
+def test_a_network_is_sent_once_and_what_was_not_sent_is_sent_when_it_is_found(shared):
+    bank = Bank(shared)
+    path = keep(bank, KEYS[0], seed=3)
+    before = store.Remote(shared).get(path.name)
+    keep(bank, KEYS[0], seed=3, days=5)  # trained once more elsewhere: another time in its metadata
+    assert path.read_bytes() != before and store.Remote(shared).get(path.name) == before
+    store.Remote(shared).remove(path.name)  # as after a kill between writing and sending
+    bank.find(KEYS[0])
+    assert store.Remote(shared).get(path.name) == path.read_bytes()
+
+
+def test_entries_are_those_at_the_url_and_those_here(shared, tmp_path, monkeypatch):
+    keep(Bank(shared), KEYS[0], seed=1, days=3)
+    store.Remote(shared).put(f"{KEYS[2]}.safetensors", b"\xff" * 100)
+    store.Remote(shared).put("notes.txt", b"foreign")
+    other = elsewhere(shared, tmp_path, monkeypatch)
+    keep(other, KEYS[1], seed=2, days=1)
+    found = {entry.key: (entry.kind, entry.architecture, entry.num_rows) for entry in other.entries()}
+    good = ("oracle", "Sequential", 30)
+    assert found == {KEYS[0]: good, KEYS[1]: good, KEYS[2]: ("unreadable", "", 0)}
+    assert [path.name for path in other.directory.iterdir()] == [f"{KEYS[1]}.safetensors"]  # heads alone were read
+    sizes = {entry.key: entry.num_bytes for entry in other.entries()}
+    assert sizes == {name.partition(".")[0]: size for name, size in store.Remote(shared).sizes().items() if size > 10}
+
+
+def test_a_network_damaged_at_the_url_is_refused_and_is_no_network_here(shared, tmp_path, monkeypatch):
+    path = keep(Bank(shared), KEYS[0])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    store.Remote(shared).remove(path.name)
+    store.Remote(shared).put(path.name, bytes(content))
+    other = elsewhere(shared, tmp_path, monkeypatch)
+    for _ in range(2):
+        with pytest.raises(
+            errors.Corrupt, match=f"{shared}/{KEYS[0]}.* is not what was put there; the copy was removed: try again"
+        ):
+            other.find(KEYS[0])
+
+
+def test_what_was_used_is_dropped_at_the_url_too(shared):
+    bank = Bank(shared)
+    keep(bank, KEYS[0], kind="original")
+    keep(Bank(shared), KEYS[1], kind="original")
+    keep(bank, KEYS[2], kind="oracle")
+    assert bank.drop_used("original") == 1
+    assert set(store.Remote(shared).sizes()) == {f"{key}.safetensors" for key in KEYS[1:3]}
+    assert Bank(shared).find(KEYS[0]) is None
+
+
+def test_a_worker_leaves_nothing_but_what_it_sent(shared, bank):
+    there = Bank(shared)
+    keep(there, KEYS[0], seed=3)
+    there.release(KEYS[0])
+    assert list(there.directory.iterdir()) == []
+    assert same_bytes(there.find(KEYS[0]).state, network(3).state)
+    keep(bank, KEYS[0])
+    bank.release(KEYS[0])  # a directory is no copy of anything
+    assert bank.find(KEYS[0]) is not None
+
+
+def test_a_bank_at_a_url_is_not_pruned_and_says_who_may(shared):
+    bank = Bank(shared)
+    keep(bank, KEYS[0])
+    with pytest.raises(
+        errors.BadRequest, match=r"prune: expected a bank in a directory, found .*bank; look and remove there"
+    ):
+        bank.prune(everything=True)
+    assert bank.find(KEYS[0]) is not None
+
+
+def test_a_url_that_cannot_be_written_is_told_before_any_training(shared, monkeypatch):
+    bank = Bank(shared)
+    bank.require_writable()
+
+    def forbidden(_):
+        raise errors.DiskError("forbidden")
+
+    monkeypatch.setattr(store.Remote, "require_writable", forbidden)
+    with pytest.raises(errors.DiskError, match="forbidden"):
+        bank.require_writable()

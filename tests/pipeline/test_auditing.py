@@ -23,6 +23,7 @@ from excise.pipeline.planning import NUM_ORACLES, AuditPlan, require_planned
 from excise.pipeline.probing import Canaries, Confusion
 from excise.train import Hooks, TrainPlan
 from tests.cases import CASES
+from tests.cluster.fleets import Elsewhere
 from tests.planted import EASY, NUM_TRAIN, TEST, TRAIN, TRUE_LABELS, WRONG, engine_for, hurried, make, network, split_of
 from tests.probes import LeftAlone, same_bytes, snapshot, touched
 from tests.wrapping import compiled
@@ -152,8 +153,10 @@ def plain(found):
 
 
 def test_the_same_request_gives_the_same_numbers_and_another_seed_others(original, nothing):
-    again = audited(unlearned(original), oracles=8)
+    fleet = Elsewhere()  # nor does it matter who trains
+    again = audited(unlearned(original), oracles=8, fleet=fleet)
     assert plain(again) == plain(nothing)
+    assert [name for name, _ in fleet.jobs] == ["train_there"] * (8 + 4)  # oracles, and those of the SWAP test
     one, other = (audited(unlearned(original), seed=seed, oracles=3) for seed in (1, 2))
     for first, second in zip(one.oracles.evidence, other.oracles.evidence, strict=True):
         assert not np.array_equal(first.margins, second.margins)

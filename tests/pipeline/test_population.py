@@ -18,6 +18,7 @@ from excise.pipeline.evidence import Oracles, observe
 from excise.pipeline.policy import POPULATION
 from excise.pipeline.population import AMONG, Population, arms_of, gather_population, margins_of
 from excise.train import Hooks, TrainPlan
+from tests.cluster.fleets import Elsewhere
 from tests.planted import WRONG, engine_for, evidence, made_of, make, network, split_of, trained
 from tests.probes import same_bytes
 
@@ -57,6 +58,11 @@ def test_originals_are_trained_on_every_row_and_held_out_oracles_on_the_retain_r
     assert asked == [*((160, seed) for seed in chosen["original"]), *((144, seed) for seed in chosen["held out"])]
     assert len(found.originals) == len(found.unlearned) == len(found.held_out.trained) == 3
     assert found.broken == 0
+    fleet = Elsewhere()
+    away = gather_population(unlearned_by(original, recipes.Nothing()), SPLIT, make, train, 3, engine, fleet=fleet)
+    assert len(fleet.jobs) == 3 + 3
+    for one, other in zip(away.held_out.trained, found.held_out.trained, strict=True):
+        assert one.seed == other.seed
     assert not {*chosen["original"], *chosen["held out"]} & {seeds.derive(4, "oracle", number) for number in range(3)}
 
 

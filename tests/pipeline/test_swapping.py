@@ -1,5 +1,6 @@
 """Twins: the game played by hand on arrays; what each world trains on and forgets, read off rows that carry their ids."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 import excise
-from excise import methods, recipes, seeds
+from excise import errors, methods, recipes, seeds
+from excise.cluster import Here
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.measure import Measure, entropies, margins, modified_entropy, swap
@@ -400,6 +402,19 @@ def test_an_error_of_the_library_itself_is_not_hidden(oracles, monkeypatch):
 
 def raises_anything(*_, **__):
     raise ZeroDivisionError
+
+
+def test_a_cluster_that_fails_says_nothing_of_the_recipe(oracles):
+    class Down(Here):
+        def run(self, job, shared, items):
+            raise errors.ClusterError("nobody answers")
+
+    def train(model, dataset, seed):  # whose own errors end the game alone
+        raise ZeroDivisionError
+
+    for plan in (PLAN, train):
+        with pytest.raises(errors.ClusterError, match="nobody answers"):
+            swap_game(dataclasses.replace(case_of(plan=plan), fleet=Down()), oracles)
 
 
 # ---------------------------------------------------------------- costs, progress, bank

@@ -94,10 +94,10 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(tmp_path, monkeypat
 
     run = tuning_module.Search.trial
 
-    def mortal(self, number, settings, journal):
+    def mortal(self, number, settings):
         if number == killed_after:
             raise Killed
-        return run(self, number, settings, journal)
+        return run(self, number, settings)
 
     monkeypatch.setattr(tuning_module.Search, "trial", mortal)
     with pytest.raises(Killed):

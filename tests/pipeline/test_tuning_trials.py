@@ -6,7 +6,7 @@ import pytest
 from excise import errors, recipes
 from excise.methods import Finetune
 from excise.pipeline.tuning_journal import Journal, Trial
-from excise.pipeline.tuning_trials import Search, best_of, ranked
+from excise.pipeline.tuning_trials import Search, best_of, ranked, repeated
 from excise.pipeline.tuning_yardstick import make_yardstick, value_of
 from excise.recipes import Recipe
 from excise.train import TrainPlan
@@ -59,7 +59,7 @@ def test_where_none_kept_the_bounds_the_nearest_is_told():
 
 
 def test_a_trial_says_what_was_found_and_what_it_cost(search):
-    trial, margins = search.trial(3, {"lr": 0.01, "epochs": 2}, Journal(None, {}))
+    trial, margins = search.trial(3, {"lr": 0.01, "epochs": 2})
     assert (trial.number, trial.state, trial.reason) == (3, "ok", "")
     assert trial.trained_rows == 2 * 140 and trial.retraining_share == 2 / PLAN.epochs
     assert trial.forward_rows >= 20 + 90 + 140
@@ -83,22 +83,22 @@ def test_a_trial_says_what_was_found_and_what_it_cost(search):
     ],
 )
 def test_a_bound_that_is_broken_is_told(search, bounds, reason):
-    trial, margins = replace(search, bounds=bounds).trial(0, {"lr": 0.01, "epochs": 2}, Journal(None, {}))
+    trial, margins = replace(search, bounds=bounds).trial(0, {"lr": 0.01, "epochs": 2})
     assert trial.state == "over" and pytest.importorskip("re").search(reason, trial.reason)
     assert trial.value is not None and margins is not None
 
 
 def test_a_loss_of_exactly_the_bound_keeps_it(search):
-    first, _ = search.trial(0, {"lr": 0.01, "epochs": 1}, Journal(None, {}))
+    first, _ = search.trial(0, {"lr": 0.01, "epochs": 1})
     kept = replace(search, bounds={"max_utility_loss": first.utility_loss, "max_cost_share": 1 / PLAN.epochs})
-    assert kept.trial(0, {"lr": 0.01, "epochs": 1}, Journal(None, {}))[0].state == "ok"
+    assert kept.trial(0, {"lr": 0.01, "epochs": 1})[0].state == "ok"
 
 
 def test_settings_that_diverge_or_that_the_recipe_refuses_are_failures(search):
-    trial, margins = search.trial(0, {"lr": 1e30, "epochs": 5}, Journal(None, {}))
+    trial, margins = search.trial(0, {"lr": 1e30, "epochs": 5})
     assert trial.state == "failed" and "Finetune" in trial.reason and margins is None and trial.value is None
     scrub = replace(search, recipe=recipes.SCRUB)
-    trial, _ = scrub.trial(0, {"epochs": 2, "max_epochs": 3}, Journal(None, {}))
+    trial, _ = scrub.trial(0, {"epochs": 2, "max_epochs": 3})
     assert trial.state == "failed" and "max_epochs: expected an integer from 0 to 2" in trial.reason
 
 
@@ -110,19 +110,17 @@ def test_an_error_that_is_none_of_ours_or_of_the_disk_stops_the_search(search):
         raise RuntimeError("a bug")
 
     with pytest.raises(errors.DiskError, match="no space"):
-        replace(search, recipe=full).trial(0, {}, Journal(None, {}))
+        replace(search, recipe=full).trial(0, {})
     with pytest.raises(RuntimeError, match="a bug"):
-        replace(search, recipe=wrong).trial(0, {}, Journal(None, {}))
+        replace(search, recipe=wrong).trial(0, {})
 
 
 def test_settings_that_were_tried_are_not_run_again(search):
     journal = Journal(None, {})
-    journal.add(*search.trial(0, {"lr": 0.01, "epochs": 1}, journal))
+    journal.add(*search.trial(0, {"lr": 0.01, "epochs": 1}))
+    assert repeated(1, {"lr": 0.01, "epochs": 2}, journal) is None
 
-    def never(**_):
-        raise RuntimeError("run again")
-
-    again, margins = replace(search, recipe=never).trial(1, {"lr": 0.01, "epochs": 1}, journal)
+    again, margins = repeated(1, {"lr": 0.01, "epochs": 1}, journal)
     assert (again.number, again.repeats, again.value) == (1, 0, journal.trials[0].value)
     assert again.trained_rows == again.forward_rows == again.seconds == 0
     assert margins is journal.margins[0]
@@ -145,6 +143,6 @@ def test_twins_that_agree_exactly_are_no_unit(search):
             looks.append(replace(same.look(model, own), twins=np.ones(20)))
             return looks[-1]
 
-    trial, margins = replace(search, recipe=blind, yardstick=Fixed()).trial(0, {"lr": 0.01}, Journal(None, {}))
+    trial, margins = replace(search, recipe=blind, yardstick=Fixed()).trial(0, {"lr": 0.01})
     assert trial.state == "failed" and trial.reason == "the network gives twins of which all margins are one number"
     assert margins is None and len(looks) == 1

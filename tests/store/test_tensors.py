@@ -269,3 +269,32 @@ def test_the_same_tensors_and_metadata_give_the_same_bytes_in_every_order_of_the
     assert len(found) == 1
     size = int.from_bytes(next(iter(found))[:8], "little")
     assert size % 8 == 0  # tensors stay aligned
+
+
+def test_metadata_of_a_file_elsewhere_are_read_from_its_head_alone(tmp_path):
+    path = tmp_path / "a.safetensors"
+    store.write_tensors(path, {"weight": torch.zeros(1000)}, {"kind": "oracle", "seed": "3"})
+    content, asked = path.read_bytes(), []
+
+    def read(start, end):
+        asked.append(end)
+        return content[start:end]
+
+    assert store.metadata_of(read, "a") == store.read_metadata(path) == {"kind": "oracle", "seed": "3"}
+    assert max(asked) <= len(content) - 4000
+    store.write_tensors(path, {"weight": torch.zeros(2)})
+    content = path.read_bytes()
+    assert store.metadata_of(read, "a") == {}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff" * 100]
+    + [
+        len(head).to_bytes(8, "little") + head
+        for head in (b"no head", b"[]", b'{"__metadata__": {"a": 1}}', b'{"__metadata__": 3}', b'{"a": 1, "a": 2}')
+    ],
+)
+def test_what_has_no_head_elsewhere_is_refused(content):
+    with pytest.raises(errors.BadData, match="here is not a readable safetensors file"):
+        store.metadata_of(lambda start, end: content[start:end], "here")

@@ -1,13 +1,15 @@
 """Every method and every recipe of the package keeps what it promises, by the checks that others run on theirs."""
 
 import inspect
+from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from torch import nn
 
 from excise import methods, recipes
-from excise.localize import Head
+from excise.localize import Everything, Head
 from excise.methods import Finetune, Method, Reset
 from excise.testing import check_method
 from excise.testing.problems import PROBLEMS
@@ -29,37 +31,48 @@ def shift(net, retain, forget, validation):
 
 # A new method has its line here: the class, and what it is made with.
 BUILT_IN = {
-    methods.Ascend: {"plan": PLAN},
     methods.ClosestEpoch: {"method": Finetune(plan=PLAN)},
-    methods.Contrast: {"plan": PLAN, "alpha": 0.9},
-    methods.Dampen: {"selection": 1.0},  # few rows: no weight is ten times as important to them as to all
-    methods.Distill: {"plan": PLAN, "max_epochs": 1},
-    methods.Finetune: {"plan": PLAN},
     methods.FromFunction: {"function": shift, "batch_size": 8},
-    methods.Influence: {"alpha": 1.0},
     methods.Noise: {"sigma": 0.1},
-    methods.Nothing: {},
     methods.Partition: {"methods": (Finetune(plan=PLAN), Reset())},
     methods.Prune: {"fraction": 0.5},
     methods.Redraw: {},
-    methods.Relabel: {"plan": PLAN},
     methods.Reset: {},
-    methods.Retrain: {"plan": PLAN},
     methods.Rewind: {"to": {key: value * 0.5 for key, value in PROBLEMS["mlp"]().make().state_dict().items()}},
     methods.Sequence: {"methods": (Reset(), Finetune(plan=PLAN))},
     methods.Soften: {"method": Finetune(plan=PLAN)},
-    methods.Sparsify: {"plan": PLAN, "kappa": 1e-3},
     methods.SwitchOff: {},
     methods.Transpose: {},
-    methods.TwoTeachers: {"plan": PLAN},
     methods.Widened: {"method": Finetune(plan=PLAN)},
     methods.Within: {"method": Finetune(plan=PLAN), "where": Head()},
+}
+# Or here, if a recipe is that method and nothing else, on the whole network: what passes for the one passes for the other.
+AS_RECIPE = {
+    methods.Ascend: "NegGrad",
+    methods.Contrast: "NegGradPlus",
+    methods.Dampen: "SSD",
+    methods.Distill: "SCRUB",
+    methods.Finetune: "Finetune",
+    methods.Influence: "IU",
+    methods.Nothing: "Nothing",
+    methods.Relabel: "RandomLabel",
+    methods.Retrain: "Retrain",
+    methods.Sparsify: "L1Sparse",
+    methods.TwoTeachers: "BadTeacher",
 }
 
 
 def test_the_table_names_every_method_of_the_package():
     found = {value for name in methods.__all__ if isinstance(value := getattr(methods, name), type)}
-    assert set(BUILT_IN) == {value for value in found if issubclass(value, Method) and not inspect.isabstract(value)}
+    assert {*BUILT_IN, *AS_RECIPE} == {
+        value for value in found if issubclass(value, Method) and not inspect.isabstract(value)
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), AS_RECIPE.items())
+def test_a_recipe_that_stands_for_its_method_is_no_more_than_that(kind, name):
+    recipe = made(name)
+    assert type(recipe.method) is kind and recipe.where == Everything() and recipe.besides is None
 
 
 @pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.__name__)
@@ -69,15 +82,24 @@ def test_it_passes_every_check(kind):
 
 
 QUICK = {"epochs": 1, "max_epochs": 1, "finetune_epochs": 1, "relabel_epochs": 1, "batch_size": 12, "plan": PLAN}
-FEW_ROWS = {"SSD": {"selection": 1.0}}  # no weight is ten times as important to them as to all
+FEW_ROWS = {"SSD": {"selection": 1.0}}  # few rows: no weight is ten times as important to them as to all
 # One row cannot be parted in three: the check is content with a refusal before any work, and skipped with what that says.
 REFUSED = {"RUM": {"one_forget_row_will_do": "it refuses a single row: Partition: part 1 of 3 would hold none of 1"}}
 
 
 def made(name):
-    """Give a recipe in its quickest form."""
+    """Give a recipe in its quickest form; one that stands for its method runs `PLAN`'s epochs, with `PLAN`'s decay.
+
+    Without decay an optimizer that is handed too much moves nothing that has no gradient.
+    """
     known = inspect.signature(recipes.RECIPES[name]).parameters
-    return recipes.RECIPES[name](**{key: QUICK[key] for key in QUICK if key in known}, **FEW_ROWS.get(name, {}))
+    stands = name in AS_RECIPE.values()
+    settings = {**QUICK, **({"epochs": PLAN.epochs} if stands else {}), **FEW_ROWS.get(name, {})}
+    recipe = recipes.RECIPES[name](**{key: settings[key] for key in settings if key in known})
+    if not stands or not hasattr(recipe.method, "plan"):
+        return recipe
+    plan = msgspec.structs.replace(recipe.method.plan, weight_decay=PLAN.weight_decay)
+    return replace(recipe, method=replace(recipe.method, plan=plan))
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)

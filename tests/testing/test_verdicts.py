@@ -3,7 +3,7 @@ import torch
 
 from excise import errors
 from excise.testing import Check, CheckFailed
-from excise.testing.verdicts import by_name, chosen, require, run_all, run_one, sentence, skip_unless
+from excise.testing.verdicts import Once, by_name, chosen, require, run_all, run_one, sentence, skip_unless
 
 
 def fine(subject):
@@ -72,3 +72,18 @@ def test_what_a_check_changes_for_the_process_is_put_back():
     assert run_one(unsettles, 0).outcome == "passed"
     assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_several_checks_judge_is_run_once_and_anew_after_an_error():
+    once, runs = Once(), []
+
+    def look():
+        runs.append(len(runs))
+        if len(runs) == 1:
+            raise KeyError("x")
+        return runs[-1]
+
+    with pytest.raises(KeyError):
+        once("a run", look)
+    assert [once("a run", look), once("a run", look), once("another", look)] == [1, 1, 2]
+    assert Once()("a run", look) == 3

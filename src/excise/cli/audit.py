@@ -11,9 +11,10 @@ from rich.console import Console
 
 from excise import errors, store
 from excise.cli import choices, show, tables
+from excise.cli.fleets import read_fleet
 from excise.cli.stopping import stoppable
 from excise.data.content import content_commitment
-from excise.oracles import default_bank
+from excise.oracles import Bank, default_bank
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline import Audit, audit
 from excise.pipeline.audited import audit_page, environment
@@ -61,7 +62,7 @@ def run(
     budget_seconds: float | None,
     oracles: int | None,
     effect: float,
-    bank: Path | None,
+    bank: str | None,
     keep_originals: bool,
     trigger: str | None,
     confused: str | None,
@@ -76,9 +77,11 @@ def run(
     device: str,
     quiet: bool,
     rows: bool = False,
+    cluster: str | None = None,
+    at_once: int | None = None,
 ) -> tuple[dict[str, Any], int]:
     """Audit the network of a run directory; write audit.json and report.html into it, and rows.json if that is wanted."""
-    to = show.console(quiet=quiet)
+    to, fleet = show.console(quiet=quiet), read_fleet(cluster, at_once)
     record, asked, made = _read_run(run)
     how = _plan(plan or asked.plan, needed=tier != "T0")
     original = weights or Path(asked.weights)
@@ -117,9 +120,9 @@ def run(
         goal = _goal(trigger, confused)
         again = _recipe_again(asked, how, required=tier == "T2", to=to)
         kept = Checkpoints(None)
-        nets = bank or default_bank()
+        nets = Bank(bank or default_bank())
         with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
-            store.sweep([nets])  # others may be writing there: only what killed processes have left goes
+            store.sweep([nets.directory])  # others may be writing there: only what killed processes have left goes
             done = audit(
                 read_unlearned(run, made, problem.model, again, by_hand=bool(asked.mask)),
                 problem.split,
@@ -137,6 +140,7 @@ def run(
                 bank=nets,
                 keep_originals=keep_originals,
                 checkpoints=kept,
+                fleet=fleet,
                 on_plan=lambda planned: _planned(run, planned),
             )
             numbers = _written(run, request, done, record["result"], to, rows=rows)

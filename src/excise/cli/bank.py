@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -34,7 +33,7 @@ SEEN = ("original", "half")
 
 def run(
     *,
-    directory: Path | None,
+    directory: str | None,
     prune: bool,
     keep_bytes: str | None,
     older_than: float | None,
@@ -54,7 +53,7 @@ def run(
     entries = bank.entries()
     _tell(to, bank, entries, pruned)
     return {
-        "directory": str(bank.directory),
+        "directory": bank.place,
         "entries": msgspec.to_builtins(entries),
         "num_bytes": sum(entry.num_bytes for entry in entries),
         "pruned": msgspec.to_builtins(list(pruned)),
@@ -113,9 +112,9 @@ def _tell(to: Console, bank: Bank, entries: Sequence[Entry], pruned: Sequence[En
     if entries:
         to.print(_table(entries))
         total, seconds = size(sum(entry.num_bytes for entry in entries)), sum(entry.seconds for entry in entries)
-        show.say(to, f"{_counted(entries)} in {bank.directory}: {total}; {seconds:.0f} s of training.")
+        show.say(to, f"{_counted(entries)} in {bank.place}: {total}; {seconds:.0f} s of training.")
     else:
-        show.say(to, f"No networks in {bank.directory}.")
+        show.say(to, f"No networks in {bank.place}.")
     seen = [entry for entry in entries if entry.kind in SEEN]
     if seen:
         show.say(

@@ -12,6 +12,7 @@ import typer
 
 from excise.cli.options import (
     CRITERION,
+    Cluster,
     Config,
     Data,
     DataRoot,
@@ -150,6 +151,10 @@ def tune(
     oracles: Annotated[
         int, typer.Option(min=0, help="Networks to retrain after the choice, 3 or more, to say how it ranks.")
     ] = 0,
+    cluster: Cluster = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Settings suggested at a time, and tried side by side on a cluster.")
+    ] = 1,
     data_root: DataRoot = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -160,6 +165,30 @@ def tune(
 ) -> Asked:
     """Choose a recipe's settings without any oracle, by rows never trained on that look like those to forget."""
     return "tune", locals()
+
+
+@app.command()
+def bench(
+    model: Model,
+    weights: Weights,
+    data: Data,
+    forget: Forget,
+    recipe: Annotated[str, typer.Option(help="See `excise recipes`.")] = "DEL",
+    settings: Settings = None,
+    mask: Annotated[Path | None, typer.Option(help="A mask of `excise localize`.")] = None,
+    plan: Plan = None,
+    holdout: Holdout = None,
+    budget_seconds: Annotated[float, typer.Option(min=0, help="So long it tries larger and larger sizes.")] = 30.0,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    config: Config = None,
+) -> Asked:
+    """Say what a request would cost on this machine, from short runs of it; nothing is written."""
+    return "bench", locals()
 
 
 @app.command()
@@ -245,7 +274,12 @@ def audit(
         float, typer.Option(help="Share of the rows' trace in the original that a PASS promises to have seen.")
     ] = 0.5,
     bank: Annotated[
-        Path | None, typer.Option(help="Where retrained networks are kept and found again; see `excise bank`.")
+        str | None,
+        typer.Option(help="Directory or URL where retrained networks are kept and found again; see `excise bank`."),
+    ] = None,
+    cluster: Cluster = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Networks under way at a time on the cluster; its room if left out.")
     ] = None,
     keep_originals: Annotated[
         bool,
@@ -311,7 +345,7 @@ def recipes(
 @app.command()
 def bank(
     directory: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The bank's directory; the user's own if left out.")
+        str | None, typer.Argument(metavar="DIR", help="The bank's directory or URL; the user's own if left out.")
     ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the next four options name.")] = False,
     keep_bytes: Annotated[

@@ -96,6 +96,10 @@ Plan = Annotated[
     str | None, typer.Option(help="How the network was trained: a TrainPlan as TOML or JSON, or pkg.mod:name.")
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the recipe, as key=value; repeatable.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option(help="Train on the workers of a Ray cluster: its address, or `local` for the cores of this machine."),
+]
 Out = Annotated[Path, typer.Option(help="Run directory to write.")]
 CRITERION = (
     "weight-gradient, weight-gradient-all, gradient, magnitude, fisher-ratio, gradient-difference, deepest, shallowest, "

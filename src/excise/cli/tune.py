@@ -15,6 +15,7 @@ from rich.table import Table
 
 from excise import errors, store
 from excise.cli import choices, show, tables
+from excise.cli.fleets import read_fleet
 from excise.oracles import Bank
 from excise.pipeline.tuning import Tuning, tune
 from excise.pipeline.tuning_ranking import FEWEST_ORACLES, oracle_margins
@@ -44,6 +45,8 @@ def run(
     seed: int,
     device: str,
     quiet: bool,
+    cluster: str | None = None,
+    at_once: int = 1,
 ) -> tuple[dict[str, Any], int]:
     """Choose settings without oracles; write the trials and what was chosen."""
     to = show.console(quiet=quiet)
@@ -67,6 +70,7 @@ def run(
         holdout=holdout,
         data_root=data_root,
     )
+    fleet = None if cluster is None else read_fleet(cluster, at_once)
     with store.lock(out), show.progress(quiet=quiet) as hooks:
         found = tune(
             problem.model,
@@ -82,6 +86,8 @@ def run(
             features=compared,
             hooks=hooks,
             directory=out,
+            at_once=at_once,
+            fleet=fleet,
         )
         words = [*(settings or ()), *(f"{key}={_word(value)}" for key, value in found.settings.items())]
         store.write_bytes(out / CONFIG, _toml(recipe, words, seed).encode())
@@ -96,6 +102,7 @@ def run(
                 seed=seed,
                 hooks=hooks,
                 bank=Bank(out / "oracles"),
+                fleet=fleet,
             )
             ranking = msgspec.to_builtins(found.against(own))
         told = {"out": str(out), **found.to_dict(), "set": words, "config": str(out / CONFIG), "ranking": ranking}

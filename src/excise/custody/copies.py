@@ -43,11 +43,12 @@ def find_copies(
         most_files: bound on the files in `places`.
 
     Raises:
-        errors.BadRequest: a place is not there, or holds too many files.
+        errors.BadRequest: a place is not there, or holds too many files; or a bank at a URL, which is not looked into.
         errors.DiskError: a folder cannot be looked into.
     """
     found = [*_original(traced, places), *_of_run(traced)]
     if bank is not None:
+        bank.require_here("copies")
         found += _of_bank(bank, traced)
     known = [*(Path(one.path) for one in found), *traced.released, *apart, keys_home()]
     if bank is not None and bank.directory.is_dir():

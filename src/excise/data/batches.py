@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+class UnreadBatch(Batch):
+    """A batch that is read when somebody asks for its content, and then once."""
+
+    def __init__(self, source: Source, ids: Tensor, device: torch.device) -> None:
+        vars(self).update(ids=ids, _read=lambda: _moved(source.read(ids), device))
+
+    @functools.cached_property
+    def content(self) -> Any:
+        """What the data set gives, collated."""
+        return vars(self)["_read"]()
 
 
 def batches(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from excise import checks, errors
+from excise import checks, errors, seeds
 from excise.data.forget import Rule
 from excise.data.rows import ArraySource, DatasetSource, Rows, as_source
 
@@ -95,6 +95,31 @@ class Split:
         made.train = Rows(self.train.source, self.train.ids[stays])
         made.forget = Rows(self.train.source, forget.sort().values)
         made.retain = Rows(self.train.source, self.train.ids[kept])
+        made.test, made.holdout = self.test, self.holdout
+        return made
+
+    def smaller(self, num_rows: int, seed: int) -> Split:
+        """Give a split of fewer training rows drawn at random, in the same proportion: at least one to forget, two to retain.
+
+        Args:
+            num_rows: of the training rows, from 3 to all of them.
+            seed: of the draw; a smaller draw of one seed is a part of a larger one.
+
+        Raises:
+            errors.BadRequest: another number.
+        """
+        if not 3 <= num_rows <= len(self.train) or len(self.retain) < 2:
+            raise errors.BadRequest(f"num_rows: expected 3 to {len(self.train)}, found {num_rows}")
+        num_forget = max(1, round(num_rows * len(self.forget) / len(self.train)))
+        num_forget = min(num_forget, num_rows - 2, len(self.forget))
+        num_retain = min(num_rows - num_forget, len(self.retain))
+        forget, retain = (
+            rows.ids[torch.randperm(len(rows), generator=seeds.generator(seed, "smaller", name))[:count]].sort().values
+            for name, rows, count in (("forget", self.forget, num_forget), ("retain", self.retain, num_retain))
+        )
+        made = object.__new__(Split)
+        made.forget, made.retain = Rows(self.train.source, forget), Rows(self.train.source, retain)
+        made.train = Rows(self.train.source, torch.cat([forget, retain]).sort().values)
         made.test, made.holdout = self.test, self.holdout
         return made
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from excise import checks, errors, params
 from excise.localize.granularity import Reduction, Top, channel_scores
-from excise.localize.select import Remainder, budget_in_weights, select_channels, select_weights
+from excise.localize.select import (
+    Ranked,
+    Remainder,
+    budget_in_weights,
+    rank_channels,
+    select_channels,
+    select_weights,
+)
 from excise.masks import Mask
 
 Granularity = Literal["weight", "channel", "module"]
@@ -32,17 +39,18 @@ class Scores:
         errors.BadRequest: scores that are negative or not finite, by parameter.
     """
 
-    __slots__ = ("_shapes", "_values")
+    __slots__ = ("_ranking", "_shapes", "_values")
 
     def __init__(self, values: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
         for name, value in values.items():
-            if not bool(value.isfinite().all()) or bool((value < 0).any()):
+            if value.numel() and not _nonnegative_and_finite(value):
                 raise errors.BadRequest(
                     f"scores of {name!r} are negative or not finite; "
                     "check that the network's weights and its loss on these rows are finite"
                 )
         self._values = dict(values)
         self._shapes = dict(shapes)
+        self._ranking: tuple[Reduction, bool, Ranked] | None = None
 
     @classmethod
     def of(cls, model: nn.Module, values: Mapping[str, Tensor]) -> Self:
@@ -153,19 +161,19 @@ class Scores:
             return [select_weights({name: value}, round(budget_fraction * value.numel()), lowest=lowest)[name]]
         channels = {name: channel_scores(value, reduction or Top()).cpu()}
         budget = round(budget_fraction * len(channels[name]))
-        rows, _ = select_channels(channels, {name: 1}, budget, lowest=lowest)
+        rows, _ = select_channels(rank_channels(channels, lowest=lowest), {name: 1}, budget)
         return [_spread(rows[name], value.ndim)]
 
     def _channels(
         self, budget_fraction: float, reduction: Reduction, count: Count, *, partial: bool, lowest: bool
     ) -> Mask:
-        channels = {name: channel_scores(value, reduction).cpu() for name, value in self._values.items()}
-        sizes = {name: value.numel() // max(len(channels[name]), 1) for name, value in self._values.items()}
+        ranked = self._ranked(reduction, lowest=lowest)
+        sizes = {name: value.numel() // max(ranked.counts[name], 1) for name, value in self._values.items()}
         costs = sizes if count == "weights" else dict.fromkeys(sizes, 1)
-        budget = budget_in_weights(budget_fraction, sum(costs[name] * len(channels[name]) for name in channels))
+        budget = budget_in_weights(budget_fraction, sum(costs[name] * ranked.counts[name] for name in costs))
         if budget == 0:
             return self._mask({})
-        picked, cut = select_channels(channels, costs, budget, lowest=lowest)
+        picked, cut = select_channels(ranked, costs, budget)
         if cut and not partial:
             _require_some(picked, cut, budget, sizes, "channel")
         entries = {name: _spread(rows, self._values[name].ndim) for name, rows in picked.items()}
@@ -174,6 +182,13 @@ class Scores:
             full[cut.row].view(-1)[: cut.num_weights] = True
             entries[cut.name] = full
         return self._mask(entries)
+
+    def _ranked(self, reduction: Reduction, *, lowest: bool) -> Ranked:
+        """Rank the channels. The last ranking is kept: a second budget costs no further look at the weights' scores."""
+        if self._ranking is None or self._ranking[:2] != (reduction, lowest):
+            channels = {name: channel_scores(value, reduction).cpu() for name, value in self._values.items()}
+            self._ranking = reduction, lowest, rank_channels(channels, lowest=lowest)
+        return self._ranking[2]
 
     def _modules(self, budget_fraction: float, *, partial: bool, lowest: bool) -> Mask:
         inside: dict[str, list[str]] = {}
@@ -188,7 +203,7 @@ class Scores:
         if budget == 0:
             return self._mask({})
         units = {module: torch.as_tensor(mean).reshape(1).cpu() for module, mean in means.items()}
-        picked, cut = select_channels(units, sizes, budget, lowest=lowest)
+        picked, cut = select_channels(rank_channels(units, lowest=lowest), sizes, budget)
         if cut and not partial:
             _require_some(picked, cut, budget, sizes, "module")
         whole = {name for module, row in picked.items() if bool(row.any()) for name in inside[module]}
@@ -210,6 +225,12 @@ class Scores:
             for name, shape in self._shapes.items()
         }
         return Mask(entries, self._shapes)
+
+
+def _nonnegative_and_finite(value: Tensor) -> bool:
+    """Say whether scores are good, by the extremes of one pass; both are nan where any score is."""
+    lowest, highest = torch.aminmax(value)
+    return bool(lowest >= 0) and bool(highest.isfinite())
 
 
 def require_cut(granularity: str, count: str, scope: str, *, partial: bool) -> None:
@@ -235,7 +256,7 @@ def require_cut(granularity: str, count: str, scope: str, *, partial: bool) -> N
 def _require_some(
     picked: Mapping[str, Tensor], cut: Remainder, budget: int, sizes: Mapping[str, int], unit: str
 ) -> None:
-    if not any(bool(rows.any()) for rows in picked.values()):
+    if not bool(torch.cat(list(picked.values())).any()):
         raise errors.BadRequest(
             f"a budget of {budget} weights does not pay for the first {unit}, of {cut.name!r} "
             f'({sizes[cut.name]} weights); raise the budget, or use granularity="weight"'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -53,38 +54,61 @@ class Remainder(NamedTuple):
     num_weights: int
 
 
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The channels of several parameters in the order in which budgets buy them; one ranking serves any number of budgets.
+
+    Attributes:
+        counts: channels of each parameter.
+        order: places of the channels, counted through the parameters one after another; the first to be bought stands first.
+        owner: which parameter each of these channels is of.
+    """
+
+    counts: Mapping[str, int]
+    order: Tensor
+    owner: Tensor
+
+
+def rank_channels(channels: Mapping[str, Tensor], *, lowest: bool = False) -> Ranked:
+    """Rank channels from the highest score down, or from the lowest up: one stable sort of the channels.
+
+    Args:
+        channels: `[channels]` scores by parameter.
+        lowest: from the lowest up.
+    """
+    counts = {name: len(values) for name, values in channels.items()}
+    order = torch.cat(list(channels.values())).argsort(descending=not lowest, stable=True)
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(list(counts.values())))
+    return Ranked(counts, order, owner[order])
+
+
 def select_channels(
-    channels: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int, *, lowest: bool = False
+    ranked: Ranked, sizes: Mapping[str, int], budget: int
 ) -> tuple[dict[str, Tensor], Remainder | None]:
-    """Choose channels from the highest down (or the lowest up) for as long as each fits whole into what is left of the budget.
+    """Choose ranked channels for as long as each fits whole into what is left of the budget. No score is looked at.
 
     Stops at the first channel that does not fit, so that a larger budget always gives a superset.
 
     Args:
-        channels: `[channels]` scores by parameter.
+        ranked: the channels in their order.
         sizes: weights in one channel of each parameter.
         budget: weights to choose at most.
-        lowest: from the lowest up.
 
     Returns:
         Booleans `[channels]` by parameter; and the channel that did not fit, with what was left for it, if anything was.
     """
-    names = list(channels)
-    flat = torch.cat([channels[name] for name in names])
-    owner = torch.repeat_interleave(torch.arange(len(names)), torch.tensor([len(channels[name]) for name in names]))
-    order = flat.argsort(descending=not lowest, stable=True)
-    spent = torch.tensor([sizes[name] for name in names])[owner][order].cumsum(0)
-    whole = int((spent <= budget).sum())
-    chosen = torch.zeros(len(flat), dtype=torch.bool)
+    names, order = list(ranked.counts), ranked.order
+    spent = torch.tensor([sizes[name] for name in names])[ranked.owner].cumsum(0)
+    whole = int(torch.searchsorted(spent, budget, right=True))
+    chosen = torch.zeros(len(order), dtype=torch.bool)
     chosen[order[:whole]] = True
-    starts = [0, *torch.tensor([len(channels[name]) for name in names]).cumsum(0).tolist()]
-    rows = {name: chosen[starts[i] : starts[i + 1]] for i, name in enumerate(names)}
+    rows = dict(zip(names, torch.split(chosen, list(ranked.counts.values())), strict=True))
     left = budget - (int(spent[whole - 1]) if whole else 0)
     if whole == len(order) or left == 0:
         return rows, None
-    edge = int(order[whole])
-    place = int(owner[edge])
-    return rows, Remainder(names[place], edge - starts[place], left)
+    place = int(ranked.owner[whole])
+    before = sum(list(ranked.counts.values())[:place])
+    return rows, Remainder(names[place], int(order[whole]) - before, left)
 
 
 def kth_largest(tensors: list[Tensor], k: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from excise import errors
 
@@ -90,7 +90,7 @@ def against_oracles(
     spread = max(float(numbers.std(ddof=1)), resolution / 2)
     predictive = spread * np.sqrt(1 + 1 / count)
     freedom = count - 1
-    edge = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    edge = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
     margin = edge * spread / np.sqrt(count)
     least, greatest = limits or (-np.inf, np.inf)
     mean = float(numbers.mean())
@@ -102,7 +102,7 @@ def against_oracles(
         null_mean=0.0,
         null_low=float(max(-edge * predictive, least - mean)),
         null_high=float(min(edge * predictive, greatest - mean)),
-        p=float(2 * stats.t.sf(abs(gap) / predictive, freedom)) if predictive > 0 else float(gap == 0),
+        p=float(2 * special.stdtr(freedom, -abs(gap) / predictive)) if predictive > 0 else float(gap == 0),
         num_models=count,
         least_detectable=spreads_to_see(count, among) * spread,
         sentence=sentence,
@@ -117,8 +117,8 @@ def spreads_to_see(num_oracles: int, among: int = 1) -> float:
     network is judged, and networks differ.
     """
     freedom = num_oracles - 1
-    deciding = stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * among), freedom)
-    return float((deciding + stats.t.ppf(POWER, freedom)) * np.sqrt(1 + 1 / num_oracles))
+    deciding = special.stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * among))
+    return float((deciding + special.stdtrit(freedom, POWER)) * np.sqrt(1 + 1 / num_oracles))
 
 
 def oracle_band(
@@ -131,7 +131,7 @@ def oracle_band(
     numbers = np.asarray(values, dtype=np.float64)
     reach = 0.0
     if len(numbers) > 1:
-        edge = stats.t.ppf((1 + CONFIDENCE) / 2, len(numbers) - 1)
+        edge = special.stdtrit(len(numbers) - 1, (1 + CONFIDENCE) / 2)
         spread = max(float(numbers.std(ddof=1)), resolution / 2)
         reach = float(edge * spread * np.sqrt(1 + 1 / len(numbers)))
     mean, (least, greatest) = float(numbers.mean()), limits or (-np.inf, np.inf)

@@ -130,7 +130,7 @@ class SmallDataViT(nn.Module):
                 "resize them, or build the network for their size"
             )
         patches = self.to_patch_embedding(images)
-        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + self.pos_embedding
+        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1) + self.pos_embedding
         logits: Tensor = self.mlp_head(self.transformer(tokens)[:, 0])
         return logits
 

@@ -8,37 +8,54 @@ is, `Bank.prune` removes it. (Removing a file takes its name away; what the disk
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import re
 import stat
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 import torch
 from torch import Tensor
 
 from excise import checks, errors, params, store
+from excise.oracles.entries import (
+    KEY,
+    KINDS,
+    NAME,
+    TRAINING,
+    UNFINISHED,
+    UNREADABLE,
+    Entry,
+    Kind,
+    entry_of,
+    key_of,
+    read_entry,
+    read_told,
+    require_kind,
+    size_of,
+)
 from excise.store.generations import Generations
 from excise.version import __version__
 
-Kind = Literal["oracle", "original", "half"]
-"""What a network was trained on: never the forget rows; all rows; a random half of them."""
-KINDS: tuple[Kind, ...] = get_args(Kind)
-UNREADABLE, UNFINISHED = "unreadable", "unfinished"
+__all__ = [
+    "KINDS",
+    "TRAINING",
+    "UNFINISHED",
+    "UNREADABLE",
+    "Bank",
+    "Entry",
+    "Kind",
+    "Trained",
+    "default_bank",
+    "entry_of",
+    "require_kind",
+]
 
-_NAME = re.compile(r"([0-9a-f]{64})\.safetensors")
-_BROKEN_OFF = re.compile(r"\.([0-9a-f]{64})\.safetensors\.[0-9a-f]{12}\.tmp")
-_TRAINING = re.compile(r"\.training-([0-9a-f]{64})")
-TRAINING = ".training-"
-"""How the name of a folder begins in which a training is under way, or was broken off: its checkpoints."""
-_KEY = re.compile(r"[0-9a-f]{64}")
 _LONGEST_WRITE_SECONDS = 3600.0
 _REMEDY = "remove it to have the network trained again"
 
@@ -61,53 +78,6 @@ class Trained:
     trained_rows: int | None
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bank says of one of its files without reading the weights.
-
-    Attributes:
-        key: hash of all the network depends on.
-        kind: `oracle`, `original` or `half`; `unreadable` for a file under a key that is damaged, or of another version's
-            form; `unfinished` for what a broken-off write has left.
-        num_bytes: size of the file.
-        created: when it was written.
-        architecture: class of the network; empty where it is not known, as the four below are 0.
-        num_parameters: numbers in its parameters.
-        num_rows: rows it was trained on.
-        seconds: what the training took.
-        seed: of its initial weights and its batches.
-        rows: keyed digest of the ids of the rows it was trained on, see `store.commitment`, so that who holds the key and the
-            ids can tell what it has seen and nobody else can; empty where it was not recorded.
-        data: keyed digest of the rows that the network under audit was trained on; empty where it was not recorded.
-    """
-
-    key: str
-    kind: str
-    num_bytes: int
-    created: datetime
-    architecture: str = ""
-    num_parameters: int = 0
-    num_rows: int = 0
-    seconds: float = 0.0
-    seed: int = 0
-    rows: str = ""
-    data: str = ""
-
-
-class _Told(msgspec.Struct, frozen=True, kw_only=True):
-    """The metadata of a file, all of it under the seal."""
-
-    kind: Kind
-    seconds: float
-    trained_rows: int
-    seed: int
-    architecture: str
-    num_parameters: int
-    num_rows: int
-    created: datetime
-    rows: str = ""
-    data: str = ""
-
-
 def default_bank() -> Path:
     """Give the directory of the bank that is used where none is named: `$XDG_CACHE_HOME/excise/bank`, or in `~/.cache`.
 
@@ -120,30 +90,37 @@ def default_bank() -> Path:
         raise errors.DiskError(f"no place for a bank of networks: {error}; set XDG_CACHE_HOME, or name one") from error
 
 
-def require_kind(kind: str) -> None:
-    """Refuse what is no kind of network.
-
-    Raises:
-        errors.BadRequest: it is not in `KINDS`.
-    """
-    if kind not in KINDS:
-        raise errors.BadRequest(f"kind: expected one of {', '.join(KINDS)}, found {kind!r}")
+def working_copy(url: str) -> Path:
+    """Give the directory on this machine where the networks of a bank at a URL are written and read."""
+    return default_bank().parent / "banks" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class Bank:
-    """A directory of trained networks. Several processes may use it at once.
+    """A directory of trained networks, or a folder at a URL. Several processes may use it at once, on several machines.
+
+    Of a bank at a URL this machine has a working copy, in the user's cache: a network is fetched there when it is found, its
+    seal checked like any other's, and written there before it is sent. Checkpoints of trainings lie in the copy alone.
 
     Args:
-        directory: made when the first network is kept.
+        directory: made when the first network is kept; or a URL that fsspec knows, such as `s3://bucket/folder`.
         data: `excise.data.content.content_commitment` of the rows that the network under audit was trained on; kept with each
             network, since `excise purge` leaves those of other or unknown data. No part of what is found.
 
+    Attributes:
+        directory: where its files lie on this machine.
+        place: the directory as it was given, or the URL.
+
     Raises:
-        errors.BadRequest: a file stands there.
+        errors.BadRequest: a file stands there, or a URL of no kind that is known.
+        errors.MissingExtra: a URL without the package that it needs.
+        errors.DiskError: a URL that cannot be reached.
     """
 
     def __init__(self, directory: str | Path, *, data: str | None = None) -> None:
-        self.directory, self.data = Path(directory), data
+        self._remote = store.Remote(str(directory)) if store.is_url(directory) else None
+        self.directory = Path(directory) if self._remote is None else working_copy(self._remote.url)
+        self.place = str(self.directory) if self._remote is None else self._remote.url
+        self.data = data
         self._used: set[str] = set()
         if self.directory.exists() and not self.directory.is_dir():
             raise errors.BadRequest(f"bank: expected a directory, found a file at {self.directory}; name another")
@@ -154,26 +131,33 @@ class Bank:
         return given if given is None or isinstance(given, Bank) else cls(given)
 
     def __repr__(self) -> str:
-        return f"Bank({str(self.directory)!r})"
+        return f"Bank({self.place!r})"
+
+    @property
+    def address(self) -> str:
+        """What another process finds it by, on this machine or another: the absolute path, or the URL."""
+        return str(self.directory.absolute()) if self._remote is None else self.place
 
     def find(self, key: str) -> Trained | None:
         """Give the network of a key, checked against its seal; None if there is none.
 
         Raises:
             errors.Corrupt: what lies there is damaged, or was not put there under this key.
+            errors.DiskError: the place at a URL cannot be read.
         """
         path = self._path(key)
-        if not path.exists():
+        if not path.exists() and not self._fetched(path):
             return None
         try:
             state, told = store.read_tensors(path)
         except errors.BadData as error:
             if not path.exists():  # removed by another process just now
                 return None
-            raise errors.Corrupt(f"{error}; {_REMEDY}") from error
-        known = _read(told)
+            raise self._spoiled(path, str(error)) from error
+        known = read_told(told)
         if known is None or told.get("seal") != _seal(key, state, told):
-            raise errors.Corrupt(f"{path} is not what was put there; {_REMEDY}")
+            raise self._spoiled(path, f"{path} is not what was put there")
+        self._send(path)  # what a killed process had written here and not sent
         self._used.add(key)
         return Trained(known.seed, state, known.seconds, known.trained_rows)
 
@@ -186,7 +170,7 @@ class Bank:
         architecture: str,
         num_parameters: int,
         num_rows: int,
-        rows: Tensor | None = None,
+        rows: Tensor | str | None = None,
         created: datetime | None = None,
     ) -> None:
         """Write a network under its key, whole or not at all; of two processes that do so at once, the later one stays.
@@ -198,8 +182,8 @@ class Bank:
             architecture: class of the network, for people.
             num_parameters: for people.
             num_rows: rows it was trained on, for people.
-            rows: int64 `[num_rows]`, their ids, of which a keyed digest is kept; without them nobody can tell later which
-                requests' rows it has seen.
+            rows: int64 `[num_rows]`, their ids, of which a keyed digest is kept, or that digest itself; without them nobody
+                can tell later which requests' rows it has seen.
             created: now, if None; metadata only.
 
         Raises:
@@ -218,10 +202,11 @@ class Bank:
             "created": (created or datetime.now(UTC)).isoformat(),
             "excise": __version__,
             "torch": str(torch.__version__),
-            **({} if rows is None else {"rows": store.commitment(rows)}),
+            **({} if rows is None else {"rows": rows if isinstance(rows, str) else store.commitment(rows)}),
             **({} if self.data is None else {"data": self.data}),
         }
         store.write_tensors(self._path(key), trained.state, {**told, "seal": _seal(key, trained.state, told)})
+        self._send(self._path(key))
         self._used.add(key)
 
     def drop_used(self, kind: Kind) -> int:
@@ -232,7 +217,15 @@ class Bank:
         gone = [entry for entry in self.entries() if entry.kind == kind and entry.key in self._used]
         for entry in gone:
             store.remove(self._path(entry.key))
+            if self._remote is not None:
+                self._remote.remove(self._path(entry.key).name)
         return len(gone)
+
+    def release(self, key: str) -> None:
+        """Take a network out of this machine's working copy, when it lies at the URL; of a directory, leave it."""
+        if self._remote is not None:
+            self._send(self._path(key))
+            store.remove(self._path(key))
 
     def require_writable(self) -> None:
         """Refuse a directory that networks cannot be kept in, before one is trained for it.
@@ -240,17 +233,33 @@ class Bank:
         Raises:
             errors.DiskError: this user may not write there.
         """
+        if self._remote is not None:
+            self._remote.require_writable()
         place = next(place for place in (self.directory, *self.directory.absolute().parents) if place.exists())
         if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
             raise errors.DiskError(f"bank: {place} may not be written by this user; choose another directory")
 
+    def require_here(self, what: str) -> None:
+        """Refuse a bank at a URL, for work that can only be done on a directory.
+
+        Raises:
+            errors.BadRequest: it is one.
+        """
+        if self._remote is not None:
+            raise errors.BadRequest(
+                f"{what}: expected a bank in a directory, found {self.place}; look and remove there by the tools of that place, "
+                f"and name this machine's copy of it, {self.directory}"
+            )
+
     def entries(self) -> list[Entry]:
         """Give what there is, oldest first. Reads the head of each file; weights are checked when they are used."""
-        return sorted((entry for _, entry in self._own()), key=lambda entry: (entry.created, entry.key))
+        return sorted(
+            [*(entry for _, entry in self._own()), *self._elsewhere()], key=lambda entry: (entry.created, entry.key)
+        )
 
     def foreign(self) -> list[Path]:
         """Give the files that are not the bank's, by name. They are never read, used or removed."""
-        return sorted(path for path in self._files() if _key_of(path) is None)
+        return sorted(path for path in self._files() if key_of(path) is None)
 
     @property
     def num_bytes(self) -> int:
@@ -272,9 +281,11 @@ class Bank:
         an unfinished one only if it is an hour old, since another process may be writing it. Foreign files stay.
 
         Raises:
-            errors.BadRequest: nothing said that may go, no such kind, or `everything` and a limit at once.
+            errors.BadRequest: nothing said that may go, no such kind, or `everything` and a limit at once; or a bank at a URL,
+                which others use whom this process does not see.
             errors.DiskError: a file could not be removed.
         """
+        self.require_here("prune")
         limits = (keep_bytes, older_than_days, kinds)
         if everything == any(limit is not None for limit in limits):
             raise errors.BadRequest(
@@ -307,8 +318,44 @@ class Bank:
             gone.append(entry)
         return gone
 
+    def _fetched(self, path: Path) -> bool:
+        """Copy a file from the URL to this machine, and say whether there was one."""
+        content = None if self._remote is None else self._remote.get(path.name)
+        if content is not None:
+            store.write_bytes(path, content)
+        return content is not None
+
+    def _spoiled(self, path: Path, what: str) -> errors.Corrupt:
+        """Give the error for a file that is not what it was; a copy goes, so that what lies at the URL is read again."""
+        if self._remote is None:
+            return errors.Corrupt(f"{what}; {_REMEDY}")
+        store.remove(path)
+        return errors.Corrupt(
+            f"{self.place}/{path.name}, or this machine's copy, is not what was put there; the copy was removed: try again; "
+            "if it is refused again, remove it there to have the network trained again"
+        )
+
+    def _send(self, path: Path) -> None:
+        """Copy a file to the URL, if it is not there."""
+        if self._remote is not None and not self._remote.exists(path.name):
+            self._remote.put(path.name, path.read_bytes())
+
+    def _elsewhere(self) -> Iterator[Entry]:
+        """Give what lies at the URL and not on this machine."""
+        if self._remote is None:
+            return
+        for name, num_bytes in self._remote.sizes().items():
+            path = self.directory / name
+            if not NAME.fullmatch(name) or path.exists():
+                continue
+            try:
+                told = store.metadata_of(partial(self._remote.part, name), f"{self.place}/{name}")
+            except errors.BadData:
+                told = {}
+            yield read_entry(path, name.partition(".")[0], num_bytes, 0.0, told)
+
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not KEY.fullmatch(key):
             raise errors.BadRequest(f"key: expected 64 hexadecimal digits, found {key!r}")
         return self.directory / f"{key}.safetensors"
 
@@ -320,78 +367,24 @@ class Bank:
 
     def _own(self) -> Iterator[tuple[Path, Entry]]:
         for path in self._files():
-            key = _key_of(path)
+            key = key_of(path)
             if key is None:
                 continue
             try:
                 found = path.stat()
-                num_bytes = _size(path) if stat.S_ISDIR(found.st_mode) else found.st_size
-                told = store.read_metadata(path) if _NAME.fullmatch(path.name) else {}
+                num_bytes = size_of(path) if stat.S_ISDIR(found.st_mode) else found.st_size
+                told = store.read_metadata(path) if NAME.fullmatch(path.name) else {}
             except FileNotFoundError:  # removed, or given its name, by another process just now
                 continue
             except errors.BadData:
                 told = {}
-            yield path, _entry(path, key, num_bytes, found.st_mtime, told)
-
-
-def entry_of(told: Mapping[str, str], key: str, num_bytes: int) -> Entry | None:
-    """Give what the metadata of a bank's file says, wherever the file lies by now; None if it is no such metadata."""
-    known = _read(told)
-    if known is None:
-        return None
-    return Entry(
-        key=key,
-        kind=known.kind,
-        num_bytes=num_bytes,
-        created=known.created,
-        architecture=known.architecture,
-        num_parameters=known.num_parameters,
-        num_rows=known.num_rows,
-        seconds=known.seconds,
-        seed=known.seed,
-        rows=known.rows,
-        data=known.data,
-    )
-
-
-def _entry(path: Path, key: str, num_bytes: int, written: float, told: Mapping[str, str]) -> Entry:
-    known = entry_of(told, key, num_bytes)
-    if known is not None:
-        return known
-    kind = UNREADABLE if _NAME.fullmatch(path.name) else UNFINISHED
-    return Entry(key=key, kind=kind, num_bytes=num_bytes, created=datetime.fromtimestamp(written, UTC))
-
-
-def _size(folder: Path) -> int:
-    """Give the bytes of a training's checkpoints; those that it replaces meanwhile are left out."""
-    total = 0
-    for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
-
-
-def _key_of(path: Path) -> str | None:
-    """Give the key in the name of one of the bank's own files."""
-    match = _NAME.fullmatch(path.name) or _BROKEN_OFF.fullmatch(path.name)
-    training = _TRAINING.fullmatch(path.name)
-    if training and path.is_dir() and not path.is_symlink():
-        return training[1]
-    return match[1] if match and path.is_file() else None
+            yield path, read_entry(path, key, num_bytes, found.st_mtime, told)
 
 
 def _busy(path: Path, entry: Entry) -> bool:
     if path.is_dir():
         return store.holder(path) is not None
     return entry.kind == UNFINISHED and time.time() - entry.created.timestamp() < _LONGEST_WRITE_SECONDS
-
-
-def _read(told: Mapping[str, str]) -> _Told | None:
-    try:
-        known = msgspec.convert(dict(told), _Told, strict=False)
-    except msgspec.ValidationError:
-        return None
-    return known if known.created.tzinfo is not None else None
 
 
 def _seal(key: str, state: Mapping[str, Tensor], told: Mapping[str, str]) -> str:

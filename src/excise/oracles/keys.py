@@ -64,6 +64,11 @@ def _joined(rows: Rows, read: Mapping[int, bytes]) -> str:
     return hashlib.sha256(b"".join(read[row] for row in rows.ids.tolist())).hexdigest()
 
 
+def surroundings() -> dict[str, str]:
+    """Give, by name, what a training depends on of the process that it runs in."""
+    return {"excise": __version__, "torch": str(torch.__version__), "threads": str(torch.get_num_threads())}
+
+
 def facts(
     model: nn.Module, rows: Rows, fingerprint: str, plan: TrainPlan, seed: int, engine: Engine, *, kind: Kind
 ) -> dict[str, str]:
@@ -78,8 +83,7 @@ def facts(
     """
     weights = params.unwrapped(model)
     return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
+        **surroundings(),
         "weights": params.model_digest(weights),
         "trainable": " ".join(name for name, value in weights.named_parameters() if value.requires_grad),
         "architecture": repr(model),
@@ -87,7 +91,6 @@ def facts(
         "rows": fingerprint,
         "plan": msgspec.json.encode(plan).decode(),
         "seed": str(seed),
-        "threads": str(torch.get_num_threads()),
         "device": str(device_of(model)),
         "kind": kind,
     }

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from excise import checks, errors, seeds
+from excise.cluster import Fleet
 from excise.data.rows import Rows
 from excise.oracles.bank import Bank, Trained
 from excise.oracles.retrain import TrainFunction, retrain
@@ -97,6 +98,7 @@ def train_halves(
     *,
     bank: Bank | None = None,
     together: bool | None = False,
+    fleet: Fleet | None = None,
 ) -> Halves:
     """Train networks on random halves of `rows`, each row in half of them; splits and seeds follow from the engine's seed.
 
@@ -105,7 +107,9 @@ def train_halves(
     keep = half_splits(len(rows), num_models, engine.seed)
     several = [Rows(rows.source, rows.ids[torch.from_numpy(chosen)]) for chosen in keep]
     chosen = _family(engine, "half", num_models)
-    trained = retrain(fresh, several, plan, chosen, engine, stage="half", bank=bank, together=together, kind="half")
+    trained = retrain(
+        fresh, several, plan, chosen, engine, stage="half", bank=bank, together=together, kind="half", fleet=fleet
+    )
     return Halves(rows.ids.numpy(), keep, trained)
 
 
@@ -118,13 +122,16 @@ def originals(
     *,
     bank: Bank | None = None,
     together: bool | None = False,
+    fleet: Fleet | None = None,
 ) -> list[Trained]:
     """Train networks the way the original was, on all of its training rows, forget rows included, from seeds of their own.
 
     Cost: `num_models` trainings. What else goes in, and what may go wrong, is `retrain`'s.
     """
     chosen = _family(engine, "original", num_models)
-    return retrain(fresh, rows, plan, chosen, engine, stage="original", bank=bank, together=together, kind="original")
+    return retrain(
+        fresh, rows, plan, chosen, engine, stage="original", bank=bank, together=together, kind="original", fleet=fleet
+    )
 
 
 def oracles(
@@ -137,6 +144,7 @@ def oracles(
     held_out: bool = False,
     bank: Bank | None = None,
     together: bool | None = False,
+    fleet: Fleet | None = None,
 ) -> list[Trained]:
     """Train networks that never saw the forget rows: one arm of oracles, or with `held_out` the other, of other seeds.
 
@@ -147,7 +155,7 @@ def oracles(
     """
     family, stage = ("held out", "held-out oracle") if held_out else ("oracle", "oracle")
     chosen = _family(engine, family, num_models)
-    return retrain(fresh, retain, plan, chosen, engine, stage=stage, bank=bank, together=together)
+    return retrain(fresh, retain, plan, chosen, engine, stage=stage, bank=bank, together=together, fleet=fleet)
 
 
 def _family(engine: Engine, name: str, num_models: int) -> list[int]:

@@ -13,6 +13,7 @@ from msgspec import structs
 from torch import nn
 
 from excise import checks, errors, params, recipes, seeds
+from excise.cluster import Fleet, Here
 from excise.data.content import content_commitment
 from excise.data.split import Split
 from excise.masks import Mask
@@ -59,6 +60,7 @@ def audit(
     bank: str | Path | Bank | None = None,
     keep_originals: bool = False,
     checkpoints: Checkpoints | None = None,
+    fleet: Fleet | None = None,
     on_plan: Callable[[AuditPlan], None] | None = None,
 ) -> Audit:
     """Say whether an unlearned network can be told from networks that never saw the forget rows.
@@ -89,10 +91,11 @@ def audit(
         forward: as in `excise.unlearn`.
         loss: as in `excise.unlearn`.
         hooks: who watches.
-        bank: directory to keep networks in and find them again by content.
+        bank: directory or URL to keep networks in and find them again by content.
         checkpoints: `Checkpoints(None, seconds)`: how often a training for the bank is kept, to go on from after a kill.
         keep_originals: leave in the bank the networks that this audit trained on the forget rows (for the SWAP test and for
             tier T2), for audits of other recipes on the same request; else they are removed when the audit is done.
+        fleet: who trains the networks: this process if None, or the workers of a cluster, `excise.cluster.OnRay`.
         on_plan: called with the plan of the audit before any network is observed or trained.
 
     Raises:
@@ -108,7 +111,7 @@ def audit(
     held = None  # what this audit uses of the bank, and no other
     if bank is not None:
         data = None if tier == "T0" else content_commitment(split.train)
-        held = Bank(bank.directory if isinstance(bank, Bank) else bank, data=data)
+        held = Bank(bank.place if isinstance(bank, Bank) else bank, data=data)
     inner = params.unwrapped(unlearned.model)
     before = params.unwrapped(original) if original is not None else unlearned.patch.revert(inner)
     build = untrained(inner, before, fresh)
@@ -116,7 +119,7 @@ def audit(
     with seeds.isolated(seed, "audit"):  # rows may be augmented at random
         task.require_fit(before, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
         prober = prober_for(inner, split, engine, goal)
-        case = Case(unlearned, inner, before, split, build, plan, engine, prober)
+        case = Case(unlearned, inner, before, split, build, plan, engine, prober, fleet or Here())
         asked = _planned(case, tier, oracles, budget_seconds, effect, () if canaries is None else ("canaries",))
         if on_plan is not None:
             on_plan(asked)
@@ -268,9 +271,8 @@ class _Run:
         case, asked = self._case, self._asked
         together = None if asked.tier == "T2" else False
         with self._counted("oracles"):
-            self._oracles = gather_oracles(
-                case.build, case.split, case.retraining, asked.num_oracles, case.engine, self._bank, together=together
-            )
+            how = (case.retraining, asked.num_oracles, case.engine, self._bank)
+            self._oracles = gather_oracles(case.build, case.split, *how, together=together, fleet=case.fleet)
         self._require_not_its_own_oracle()
         arms = None
         if "swap" in asked.informing:
@@ -280,15 +282,14 @@ class _Run:
             self._notes += game.notes
         if asked.tier == "T2":
             with self._counted("population"):
-                self._population = gather_population(
-                    case.unlearned, case.split, case.build, case.retraining, asked.num_per_arm, case.engine, self._bank
-                )
+                how = (case.retraining, asked.num_per_arm, case.engine, self._bank)
+                self._population = gather_population(case.unlearned, case.split, case.build, *how, fleet=case.fleet)
             generator = np.random.default_rng(seeds.derive(asked.seed, "arms"))
             arms = arms_of(self._population, self._oracles.evidence, generator)
         self._same_cost = self._retrained_at_the_same_cost(self._oracles)
         if self._same_cost is not None:
             self._spent["same cost"] = self._same_cost.spent
-            self._notes.append(_beside(self._same_cost))
+            self._notes.append(self._same_cost.sentence)
         with self._counted("measuring"):
             if self._own.finite:
                 self._faults += soundness.kept_statistics(case, self._oracles)
@@ -390,11 +391,3 @@ class _Run:
             ],
             spent=self._spent,
         )
-
-
-def _beside(same: SameCost) -> str:
-    """Say how a retraining of the same cost stands beside the recipe."""
-    found = ", ".join(f"{100 * value:.1f}% of the {part} rows" for part, value in same.evidence.accuracy.items())
-    epochs = "1 epoch" if same.epochs == 1 else f"{same.epochs} epochs"
-    said = f"a retraining from scratch at the same cost ({epochs}), judged alike, comes to {same.outcome}"
-    return f"{said}; it gets {found} right"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import seeds
+from excise.cluster import Fleet, Here
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.measure import margins, matched, twins
@@ -94,6 +95,7 @@ class Case:
         plan: how the original was trained; None where nothing is retrained.
         engine: task, seed and hooks of the audit.
         prober: looks for what networks still know.
+        fleet: who trains networks from scratch.
     """
 
     unlearned: Unlearned
@@ -104,6 +106,7 @@ class Case:
     plan: TrainPlan | TrainFunction | None
     engine: Engine
     prober: Prober
+    fleet: Fleet = field(default_factory=Here)
 
     @property
     def goal(self) -> Goal | None:

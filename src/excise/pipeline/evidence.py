@@ -10,6 +10,7 @@ from scipy.special import softmax
 from torch import nn
 
 from excise import errors, params, seeds
+from excise.cluster import Fleet
 from excise.data.split import Split
 from excise.measure import accuracy, confidence_attack, confidences, margins
 from excise.observe import Outputs, collect
@@ -164,6 +165,7 @@ def gather_oracles(
     *,
     held_out: bool = False,
     together: bool | None = False,
+    fleet: Fleet | None = None,
 ) -> Oracles:
     """Retrain networks on the retain rows, each from its own seed, and observe them.
 
@@ -176,12 +178,15 @@ def gather_oracles(
         bank: where to find networks again, and to keep them.
         held_out: the other arm, of seeds that the first has none of; see `excise.oracles.oracles`.
         together: train them as one, where that pays (None), always or never; see `excise.oracles.retrain`.
+        fleet: who trains them; see there.
 
     Raises:
         errors.BadRequest: two of them are one network, so that they have no spread to judge by.
         errors.Diverged: one gives logits that are not finite.
     """
-    trained = oracles(fresh, split.retain, plan, num_oracles, engine, held_out=held_out, bank=bank, together=together)
+    trained = oracles(
+        fresh, split.retain, plan, num_oracles, engine, held_out=held_out, bank=bank, together=together, fleet=fleet
+    )
     if len({params.digest(network.state) for network in trained}) < len(trained):
         raise errors.BadRequest(
             "plan: expected oracles that differ by their seeds, two of them are equal to the bit; "

@@ -32,7 +32,7 @@ from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Engine, Spent
+from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
@@ -55,6 +55,7 @@ def unlearn(
     recompute: bool = True,
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
+    keep: Kept | None = KEPT,
     processes: Processes = Processes.alone(),  # noqa: B008 - frozen
 ) -> Unlearned:
     """Make a network forget rows.
@@ -79,6 +80,8 @@ def unlearn(
             weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
+        keep: how much memory and disk may hold activations that are the same in every step, see `excise.train.activations`;
+            None to compute them in every step. The result is the same to the bit.
         processes: who calls this, each with the same arguments, to share the rows of every batch (`Processes.joined()`,
             see `excise.distributed`). All get the same result, which is that of one process up to rounding, but for what
             layers (dropout) or data sets draw while training. Only the first is heard by `hooks`, and writes checkpoints,
@@ -114,7 +117,7 @@ def unlearn(
         asked = f"{how.name} {_words([how, mask, task.forward, task.loss, seed])}"
         agreeing.require_one_request(processes, own, split, asked)
         told = hooks if hooks is not None and processes.is_first else Hooks()
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=told, processes=processes)
+        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=told, keep=keep, processes=processes)
         agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
         if checkpoints is not None and not processes.sharded:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))

@@ -10,6 +10,7 @@ from msgspec import structs
 from torch import nn
 
 from excise import errors
+from excise.cluster import Fleet
 from excise.data.split import Split
 from excise.measure import Measure, klom, ulira
 from excise.measure.ulira import LEAST_MODELS
@@ -51,8 +52,10 @@ def gather_population(
     num_networks: int,
     engine: Engine,
     bank: Bank | None = None,
+    *,
+    fleet: Fleet | None = None,
 ) -> Population:
-    """Train originals, put the recipe to each, and train held-out oracles; observe them all.
+    """Train originals, put the recipe to each, and train held-out oracles; observe them all. A fleet trains; all else is here.
 
     Cost: `2 * num_networks` trainings and `num_networks` unlearnings. Originals have seen the forget rows: what a bank keeps
     of them is one more copy to be purged when the request is done.
@@ -66,7 +69,7 @@ def gather_population(
             "tier T2 puts the recipe to many networks, and it is not known how this one was made; give what excise.unlearn "
             "gave in this process, or a run directory of excise unlearn"
         )
-    trained = originals(build, split.train, plan, num_networks, engine, bank=bank, together=None)
+    trained = originals(build, split.train, plan, num_networks, engine, bank=bank, together=None, fleet=fleet)
     first, done, broken = [], [], 0
     engine.hooks.on_stage(f"{unlearned.recipe} on {num_networks} originals", num_networks)
     for number, network in enumerate(trained):
@@ -82,7 +85,7 @@ def gather_population(
             done.append(replace(found, seen=None))
         engine.hooks.on_step()
     engine.hooks.on_stage_end(f"{unlearned.recipe} on {num_networks} originals")
-    held_out = gather_oracles(build, split, plan, num_networks, engine, bank, held_out=True, together=None)
+    held_out = gather_oracles(build, split, plan, num_networks, engine, bank, held_out=True, together=None, fleet=fleet)
     slim = [replace(one, seen=None) for one in held_out.evidence]
     stateless = [replace(one, state={}) for one in held_out.trained]
     return Population(first, done, Oracles(stateless, slim), broken)

@@ -225,6 +225,8 @@ def swap_game(
     expected = (Exception,) if own_code else (errors.Diverged, errors.BadRequest, errors.Refused)
     try:
         scores = _played(case, worlds, bank, num_pairs, together=together)
+    except errors.ClusterError:  # says nothing of the recipe
+        raise
     except expected as error:
         return Game(notes=(f"the SWAP game was given up: {str(error) or type(error).__name__}",))
     own = {kind: values.reshape(num_pairs, 2, *values.shape[1:]) for kind, values in scores.items()}
@@ -257,6 +259,7 @@ def _played(
                 bank=bank,
                 together=together,
                 kind="original",
+                fleet=case.fleet,
             )
         )
     found = []

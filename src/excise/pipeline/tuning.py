@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import checks, errors, params, store
+from excise.cluster import Fleet, Here
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
@@ -21,9 +22,10 @@ from excise.pipeline.row_results import secret_order
 from excise.pipeline.tuning_alarms import Alarm, alarms_after, alarms_before
 from excise.pipeline.tuning_journal import Journal, Margins, Trial
 from excise.pipeline.tuning_ranking import Ranking, rank_by_oracles
-from excise.pipeline.tuning_search import require_optuna, suggest
-from excise.pipeline.tuning_space import MakeRecipe, Space, default_settings, read_space, recipe_name
-from excise.pipeline.tuning_trials import Search, best_of, ranked
+from excise.pipeline.tuning_rounds import search
+from excise.pipeline.tuning_search import require_optuna
+from excise.pipeline.tuning_space import MakeRecipe, Space, read_space, recipe_name
+from excise.pipeline.tuning_trials import Search, best_of
 from excise.pipeline.tuning_yardstick import (
     RETAIN_WEIGHT,
     Features,
@@ -140,6 +142,8 @@ def tune(
     features: Features | None = None,
     hooks: Hooks | None = None,
     directory: str | Path | None = None,
+    at_once: int = 1,
+    fleet: Fleet | None = None,
 ) -> Tuning:
     """Choose a recipe's settings without any oracle.
 
@@ -173,6 +177,9 @@ def tune(
         hooks: who watches.
         directory: where to keep finished trials, so that a search that was stopped goes on where it was, and one that was
             finished can be prolonged.
+        at_once: trials that are suggested at a time, before what came of them is known. More let a fleet work on them side by
+            side, and let each learn from fewer; what is tried follows from the seed and from this number alone.
+        fleet: who tries them: this process if None, or the workers of a cluster, `excise.cluster.OnRay`.
 
     Raises:
         errors.BadRequest: settings that the recipe does not have or refuses, a directory with another search in it, and what
@@ -181,6 +188,7 @@ def tune(
         errors.MissingExtra: Optuna is not installed.
         errors.Refused: no setting kept the bounds.
     """
+    checks.require_positive_int("at_once", at_once)
     _require(trials, max_utility_loss, max_cost_share, plan)
     where = read_space(recipe, space)
     require_optuna()
@@ -195,6 +203,8 @@ def tune(
         if directory is not None
         else {}
     )
+    if request and at_once != 1:
+        request["at_once"] = at_once
     order = secret_order(split.forget.ids.tolist(), request["rows"]["forget"]) if request else None
     journal = Journal(None if directory is None else Path(directory), request, order)
     started = time.perf_counter()
@@ -209,13 +219,7 @@ def tune(
         bounds,
         {"fresh": fresh, "plan": plan, "forward": forward, "loss": loss},
     )
-    while len(journal.trials) < trials:
-        number = len(journal.trials)
-        engine.hooks.on_part(f"trial {number + 1}/{trials}")
-        settings = None if journal.trials else default_settings(recipe, where)
-        if settings is None:
-            settings = suggest(where, [(one.settings, place) for one, place in ranked(journal.trials)], seed)
-        journal.add(*run.trial(number, settings, journal))
+    search(run, journal, where, trials, at_once=at_once, fleet=fleet or Here())
     return _chosen(run, held_out, journal, journal.trials[:trials], looked)
 
 

@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from excise import errors, params, seeds
+from excise.cluster import Fleet
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import margin_distance, margins
@@ -113,10 +114,11 @@ def oracle_margins(
     loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
     bank: Bank | None = None,
+    fleet: Fleet | None = None,
 ) -> np.ndarray:
     """Retrain networks on the retain rows and give their margins of the forget rows, float64 `[models, forget]`.
 
-    For `Tuning.against`, after the choice. The seeds are those of an audit's oracles, so a bank serves both.
+    For `Tuning.against`, after the choice. The seeds are those of an audit's oracles, so a bank serves both. A fleet may train.
 
     Raises:
         errors.BadRequest: fewer than 3 oracles, or no way to build an untrained network.
@@ -130,7 +132,7 @@ def oracle_margins(
     build = untrained(inner, inner, fresh)
     engine = Engine(Task(forward, loss), seed, Mask.empty(inner), hooks=hooks or Hooks())
     found = []
-    for trained in oracles_of(build, split.retain, plan, oracles, engine, bank=bank):
+    for trained in oracles_of(build, split.retain, plan, oracles, engine, bank=bank, fleet=fleet):
         network = loaded(build, trained, "an oracle")
         with seeds.isolated(seed, "tuning look"):
             outputs = collect(network, split.forget, engine)

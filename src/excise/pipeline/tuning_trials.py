@@ -56,6 +56,15 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     )
 
 
+def repeated(number: int, settings: Mapping[str, Any], journal: Journal) -> tuple[Trial, Margins | None] | None:
+    """Give again what came of settings before; None if they were not tried."""
+    before = next((one for one in journal.trials if one.settings == settings and one.repeats is None), None)
+    if before is None:
+        return None
+    again = struct_replace(before, number=number, repeats=before.number, trained_rows=0, forward_rows=0, seconds=0.0)
+    return again, journal.margins.get(before.number)
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """One search: what stays the same from trial to trial."""
@@ -68,14 +77,8 @@ class Search:
     bounds: Mapping[str, float | None]
     options: Mapping[str, Any]
 
-    def trial(self, number: int, settings: dict[str, Any], journal: Journal) -> tuple[Trial, Margins | None]:
-        """Try settings, or give again what came of them before."""
-        before = next((one for one in journal.trials if one.settings == settings and one.repeats is None), None)
-        if before is not None:
-            again = struct_replace(
-                before, number=number, repeats=before.number, trained_rows=0, forward_rows=0, seconds=0.0
-            )
-            return again, journal.margins.get(before.number)
+    def trial(self, number: int, settings: dict[str, Any]) -> tuple[Trial, Margins | None]:
+        """Try settings."""
         started = time.perf_counter()
         try:
             made = self.recipe(**settings)

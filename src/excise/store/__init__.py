@@ -3,6 +3,7 @@
 from excise.store.files import file_digest, left_over, remove, remove_empty, sweep, write_bytes
 from excise.store.keys import commitment
 from excise.store.locks import LOCK, holder, lock, tidy
+from excise.store.remote import Remote, is_url
 from excise.store.runs import (
     BEGUN,
     CHECKPOINTS,
@@ -15,7 +16,7 @@ from excise.store.runs import (
     read_record,
 )
 from excise.store.sealed import read_sealed, sealed_bytes, write_sealed
-from excise.store.tensors import read_metadata, read_tensors, read_weights, require_form, write_tensors
+from excise.store.tensors import metadata_of, read_metadata, read_tensors, read_weights, require_form, write_tensors
 from excise.store.values import json_bytes, read_json, write_json
 
 __all__ = [
@@ -25,15 +26,18 @@ __all__ = [
     "LAST_FINITE",
     "LOCK",
     "RECORD",
+    "Remote",
     "RunDirectory",
     "amend_record",
     "commitment",
     "file_digest",
     "forget_files",
     "holder",
+    "is_url",
     "json_bytes",
     "left_over",
     "lock",
+    "metadata_of",
     "read_json",
     "read_metadata",
     "read_record",

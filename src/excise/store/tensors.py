@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,26 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def metadata_of(read: Callable[[int, int], bytes], name: str) -> dict[str, str]:
+    """Give the metadata of a safetensors file that lies elsewhere, by reading its head and no more.
+
+    Args:
+        read: gives the bytes from one place to before another.
+        name: for people.
+
+    Raises:
+        errors.BadData: not a safetensors file.
+    """
+    length = int.from_bytes(read(0, 8), "little")
+    try:
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes, at most {MAX_HEADER_BYTES}")
+        told = _header(read(8, 8 + length)).get("__metadata__", {})
+        return msgspec.convert(told, dict[str, str])
+    except ValueError as error:
+        raise errors.BadData(f"{name} is not a readable safetensors file: {error}") from error
+
+
 def require_form(path: Path, metadata: Mapping[str, str], kind: str, remedy: str) -> None:
     """Refuse a safetensors file whose metadata says another kind of content, or a form of a later version of this library.
 
@@ -103,18 +123,25 @@ def _require_small_header(path: Path) -> None:
         if length > MAX_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes, at most {MAX_HEADER_BYTES}")
         header = file.read(length)
+    _header(header)
+
+
+def _header(header: bytes) -> dict[str, Any]:
+    """Read a header; refuse one that is costly or no header."""
     if header.count(b"{") > MAX_TENSORS or header.count(b":") > 6 * MAX_TENSORS:
         raise ValueError(f"more than {MAX_TENSORS} tensors")
     try:
         told = json.loads(header, object_pairs_hook=_each_once)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError("no header") from error
-    shapes = [one.get("shape") for one in told.values() if isinstance(one, dict)] if isinstance(told, dict) else []
-    for shape in shapes:
+    if not isinstance(told, dict):
+        raise ValueError("no header")
+    for shape in [one.get("shape") for one in told.values() if isinstance(one, dict)]:
         if isinstance(shape, list) and (
             len(shape) > 64 or not all(type(size) is int and 0 <= size < 2**48 for size in shape)
         ):
             raise ValueError("a tensor of more than 64 axes, or of an impossible size")
+    return told
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,14 +14,23 @@ from excise.testing.subject import Subject
 from excise.testing.verdicts import fail, require, skip_unless
 from excise.train.hooks import EpochTrace, Hooks
 
+_Pictures = tuple[dict[str, Any], dict[str, Any]]
+
 
 def _network_keeps(subject: Subject, aspect: str) -> None:
+    for name, (before, after) in subject.once("the given networks", lambda: _given_networks(subject)).items():
+        require(after[aspect] == before[aspect], f"{aspect} of the given network as they were", f"others on {name}")
+
+
+def _given_networks(subject: Subject) -> dict[str, _Pictures]:
+    """Give pictures of each network before and after it was given away to be unlearned."""
+    found = {}
     for name, problem in subject.networks().items():
         model = pictures.touched(problem.make())
-        before = pictures.network(model)[aspect]
+        before = pictures.network(model)
         subject.unlearn(problem, model=model, recompute=False)
-        after = pictures.network(model)[aspect]
-        require(after == before, f"{aspect} of the given network as they were", f"others on {name}")
+        found[name] = before, pictures.network(model)
+    return found
 
 
 def given_network_keeps_its_bytes(subject: Subject) -> None:
@@ -55,11 +64,19 @@ def given_network_keeps_its_hooks(subject: Subject) -> None:
 
 
 def _process_keeps(subject: Subject, aspect: str) -> None:
+    for before, after in subject.once("the process", lambda: _processes(subject)):
+        require(after[aspect] == before[aspect], f"{aspect} as before", "another")
+
+
+def _processes(subject: Subject) -> list[_Pictures]:
+    """Give pictures of the process before and after a run at the front door, and one of `unlearn_` itself."""
     _, problem = subject.home()
+    found = []
     for run in (lambda: subject.unlearn(problem), lambda: subject.call_(problem, problem.make())):
-        before = pictures.process()[aspect]
+        before = pictures.process()
         run()
-        require(pictures.process()[aspect] == before, f"{aspect} as before", "another")
+        found.append((before, pictures.process()))
+    return found
 
 
 def torchs_random_state_is_left_alone(subject: Subject) -> None:

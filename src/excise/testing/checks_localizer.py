@@ -22,7 +22,7 @@ from excise.recipes import Recipe
 from excise.testing import pictures
 from excise.testing.problems import FORGET, NUM_ROWS, PROBLEMS, Problem
 from excise.testing.subject import region_of
-from excise.testing.verdicts import Skipped, require, skip_unless
+from excise.testing.verdicts import Once, Skipped, require, skip_unless
 from excise.train.engine import Engine
 from excise.train.task import Task
 
@@ -35,9 +35,11 @@ class Place:
 
     Attributes:
         where: the object.
+        once: keeps what was seen in runs that several checks judge.
     """
 
     where: Localizer | Region
+    once: Once = field(default_factory=Once, repr=False)
     _refused: dict[str, bool] = field(default_factory=dict)
 
     def find(
@@ -159,12 +161,20 @@ def the_callers_random_state_does_not_matter(place: Place) -> None:
 
 
 def _network_keeps(place: Place, aspect: str) -> None:
+    for name, before, after in place.once("the networks", lambda: _networks(place)):
+        require(after[aspect] == before[aspect], f"{aspect} as they were", f"others on {name}")
+
+
+def _networks(place: Place) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Give network name, and pictures of it before and after it was looked at."""
+    found = []
     for name, problem in place.networks().items():
         for ask in (lambda model, problem=problem: place.find(problem, model), _directly(place, problem)):
             model = pictures.touched(problem.make())
-            before = pictures.network(model)[aspect]
+            before = pictures.network(model)
             ask(model)
-            require(pictures.network(model)[aspect] == before, f"{aspect} as they were", f"others on {name}")
+            found.append((name, before, pictures.network(model)))
+    return found
 
 
 def _directly(place: Place, problem: Problem) -> Callable[[nn.Module], Any]:
@@ -222,6 +232,10 @@ def settings_of_the_process_are_left_alone(place: Place) -> None:
 
 def _read(place: Place) -> tuple[set[int], int]:
     """Give the training rows that a direct call reads, and how many reads test and holdout rows had."""
+    return place.once("the rows read", lambda: _watch(place))
+
+
+def _watch(place: Place) -> tuple[set[int], int]:
     problem = place.home()
     train, holdout, test = (pictures.Watched(*problem.arrays(*size)) for size in ((NUM_ROWS, 21), (16, 23), (12, 22)))
     place.find_directly(problem, problem.make(), problem.split(train, holdout=holdout, test=test))
@@ -327,7 +341,8 @@ def no_network_is_kept(place: Place) -> None:
         found = ask(model)
         kept = weakref.ref(model)
         del model
-        gc.collect()
+        if kept() is not None:  # in a cycle, it may be; to look for cycles takes as long as all the rest
+            gc.collect()
         require(kept() is None, "a network that can be freed", f"one kept alive beside {found!r}")
 
 

@@ -62,12 +62,17 @@ def _kinds(model: nn.Module) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
 
 def _after_touching(subject: Subject, aspect: str) -> list[tuple[str, Any, Any]]:
     """Give network name, and an aspect of the given network and of the result, for a network with something to keep."""
+    seen = subject.once("the results", lambda: _results(subject))
+    return [(name, given[aspect], result[aspect]) for name, given, result in seen]
+
+
+def _results(subject: Subject) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     found = []
     for name, problem in subject.networks().items():
         model = pictures.touched(problem.make())
         next(model.parameters()).requires_grad = False
         result = subject.unlearn(problem, model=model, recompute=False).model
-        found.append((name, pictures.network(model)[aspect], pictures.network(result)[aspect]))
+        found.append((name, pictures.network(model), pictures.network(result)))
     return found
 
 

@@ -28,6 +28,10 @@ def needs_are_known(subject: Subject) -> None:
 
 def _read(subject: Subject) -> tuple[set[int], set[int], set[int]]:
     """Give the training, holdout and test rows that a direct call reads."""
+    return subject.once("the rows read", lambda: _watch(subject))
+
+
+def _watch(subject: Subject) -> tuple[set[int], set[int], set[int]]:
     _, problem = subject.home()
     train, holdout, test = (pictures.Watched(*problem.arrays(*size)) for size in ((NUM_ROWS, 21), (16, 23), (12, 22)))
     subject.call_(problem, problem.make(), split=problem.split(train, holdout=holdout, test=test))
@@ -97,6 +101,13 @@ def fresh_network_is_built_if_named(subject: Subject) -> None:
 
 
 def _arrays_keep(subject: Subject, place: int) -> None:
+    for name, before, after in subject.once("the data", lambda: _data(subject)):
+        require(after[place] == before[place], "data that nobody writes to", f"other values on {name}")
+
+
+def _data(subject: Subject) -> list[tuple[str, list[list[bytes]], list[list[bytes]]]]:
+    """Give network name, and the bytes of all inputs and of all labels before and after a run."""
+    found = []
     for name, problem in subject.networks().items():
         for run in (
             lambda split, problem=problem: subject.unlearn(problem, split=split),
@@ -104,11 +115,15 @@ def _arrays_keep(subject: Subject, place: int) -> None:
         ):
             for as_dataset in (False, True):
                 sets = [problem.arrays(*size) for size in ((NUM_ROWS, 21), (12, 22), (16, 23))]
-                before = [pictures.raw(one[place]) for one in sets]
+                before = _bytes(sets)
                 train, test, holdout = (pictures.Watched(*one) if as_dataset else one for one in sets)
                 run(problem.split(train, test=test, holdout=holdout))
-                after = [pictures.raw(one[place]) for one in sets]
-                require(after == before, "data that nobody writes to", f"other values on {name}")
+                found.append((name, before, _bytes(sets)))
+    return found
+
+
+def _bytes(sets: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[list[bytes]]:
+    return [[pictures.raw(one) for one in part] for part in zip(*sets, strict=True)]
 
 
 def inputs_are_never_written_to(subject: Subject) -> None:

@@ -82,12 +82,12 @@ class Problem:
 
 
 class _Transformer(nn.Module):
-    """Two encoder layers over a sequence of vectors, a parameter of its own at the root, mean pool, linear head."""
+    """An encoder layer over a sequence of vectors, a parameter of its own at the root, mean pool, linear head."""
 
     def __init__(self) -> None:
         super().__init__()
         self.position = nn.Parameter(torch.empty(1, 5, 8))
-        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True) for _ in range(2))
+        self.layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True)])
         self.head = nn.Linear(8, 4)
         self.reset_parameters()
 
@@ -146,7 +146,7 @@ def batchnorm() -> Problem:
 
 
 def transformer() -> Problem:
-    """Give two encoder layers over five vectors."""
+    """Give an encoder layer over five vectors."""
     return Problem(_Transformer, (5, 8), 4)
 
 

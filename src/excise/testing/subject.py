@@ -20,7 +20,7 @@ from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import Recipe
 from excise.testing.problems import PROBLEMS, Problem
-from excise.testing.verdicts import Skipped
+from excise.testing.verdicts import Once, Skipped
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.task import Task
@@ -46,6 +46,7 @@ class Subject:
         where: where, if no mask is given.
         name: for messages.
         returned: what the last `unlearn_` gave back.
+        once: keeps what was seen in runs that several checks judge.
     """
 
     given: Recipe | Method
@@ -53,6 +54,7 @@ class Subject:
     where: Region
     name: str
     returned: object = None
+    once: Once = field(default_factory=Once, repr=False)
     _runs: dict[tuple[str, bool], Run | errors.ExciseError] = field(default_factory=dict)
 
     @property

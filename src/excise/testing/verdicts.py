@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from excise import errors, seeds
 
 _Subject = TypeVar("_Subject")
+_Seen = TypeVar("_Seen")
 Outcome = Literal["passed", "skipped", "failed"]
 
 
@@ -54,6 +55,20 @@ class Failed(AssertionError):
 
 class Skipped(Exception):
     """A check does not apply."""
+
+
+class Once:
+    """Runs once what several checks judge, each another side of it; one that raised is run again."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Any] = {}
+
+    def __call__(self, what: str, look: Callable[[], _Seen]) -> _Seen:
+        """Give what `look` gave when it was first called under this name."""
+        if what not in self._seen:
+            self._seen[what] = look()
+        found: _Seen = self._seen[what]
+        return found
 
 
 def require(holds: bool, expected: str, found: object) -> None:  # noqa: FBT001 - reads as a sentence

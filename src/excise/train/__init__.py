@@ -1,7 +1,8 @@
 """The engine: the one loop over epochs, and the one module that keeps the mask's promise."""
 
 from excise.train.checkpoints import Checkpoints
-from excise.train.engine import Cost, Engine
+from excise.train.engine import Cost, Engine, Kept
+from excise.train.footprint import Footprint, footprint
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
@@ -15,7 +16,9 @@ __all__ = [
     "Cost",
     "Engine",
     "EpochTrace",
+    "Footprint",
     "Hooks",
+    "Kept",
     "Pass",
     "Passes",
     "Statistics",
@@ -26,6 +29,7 @@ __all__ = [
     "enforced",
     "fit_",
     "fit_together_",
+    "footprint",
     "forward_pair",
     "frozen_digest",
     "held_modules",

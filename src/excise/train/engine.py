@@ -59,6 +59,25 @@ class Cost:
         self.forward_rows += forward
 
 
+@dataclass(frozen=True)
+class Kept:
+    """How much may be kept of activations that are the same in every step, see `excise.train.activations`.
+
+    Attributes:
+        memory_bytes: in memory, in all.
+        disk_bytes: in files without a name in the directory for temporary files, in all; never more than half of what is free.
+        least_products: multiplications that must be saved for it to be worth the trouble; a billion take a tenth of a second or
+            less on one core.
+    """
+
+    memory_bytes: int = 2**30
+    disk_bytes: int = 2**34
+    least_products: float = 1e9
+
+
+KEPT = Kept()
+
+
 @dataclass(frozen=True, eq=False)
 class Engine:
     """Everything about a run that is not the network, the rows or the mask.
@@ -73,6 +92,8 @@ class Engine:
         hooks: who watches.
         checkpoints: where the loop keeps what a killed run goes on from; None for nowhere.
         processes: who shares the rows of every batch; costs are those of all of them together.
+        keep: how much may be kept of activations that are the same in every step; None to compute them in every step. The
+            result is the same to the bit.
         cost: what was spent; the only thing here that changes.
         trace: one entry an epoch, in order.
     """
@@ -86,6 +107,7 @@ class Engine:
     hooks: Hooks = field(default_factory=Hooks)
     checkpoints: Checkpoints | None = None
     processes: Processes = Processes.alone()  # noqa: RUF009 - frozen
+    keep: Kept | None = KEPT
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)
 

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from excise import errors, params, seeds
-from excise.data.batches import Batch, num_batches, read_batch
+from excise.data.batches import Batch, UnreadBatch, num_batches, read_batch
 from excise.data.rows import Rows
 from excise.distributed import normalised_together, sharded
 from excise.masks import Mask
+from excise.train.activations import Activations, keep_activations
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
 from excise.train.engine import Engine
 from excise.train.hooks import EpochTrace
 from excise.train.masked import Statistics, enforced, frozen_digest
-from excise.train.order import order_of_stream, steps_of
+from excise.train.order import order_of_stream, readings_of, steps_of
 from excise.train.plan import TrainPlan
 from excise.train.sound import NetworkState, OptimizerState, Sound
 from excise.train.step import Passes, Step
@@ -45,7 +46,8 @@ def fit_(
     """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
 
     Several processes take the same steps together: each draws the same order, reads its share of every batch, and only
-    gradients of what may change are exchanged. Layers that draw random numbers draw others in each process.
+    gradients of what may change are exchanged. Layers that draw random numbers draw others in each process. Activations are
+    not kept then: a process's share is of other rows in every epoch.
 
     Args:
         model: changed in place, inside the mask only.
@@ -72,7 +74,8 @@ def fit_(
         name: num_batches(len(some), sizes[name], drop_last=plan.drop_last, keep_single=single)
         for name, some in rows.items()
     }
-    every = [sum(steps[part.streams[0]] for part in passes(epoch)) for epoch in range(plan.epochs)]
+    streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
+    every = [sum(steps[pace] for pace, *_ in some) for some in streams]
     engine.hooks.on_stage(stage, sum(every))
     together, own = engine.processes, () if engine.processes.is_first else (engine.processes.rank,)
     with (
@@ -93,6 +96,10 @@ def fit_(
         facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
+            readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
+            kept = {} if together.several else keep_activations(model, readings, engine, stage)
+            if at == Position():  # a run that goes on was charged for it when it began
+                engine.cost.count(forward=sum(one.num_run for one in kept.values()))
             for epoch in range(at.epoch, plan.epochs):
                 started, total = time.perf_counter() - at.epoch_seconds, at.loss_sum
                 for group in optimizer.param_groups if optimizer else ():
@@ -103,15 +110,15 @@ def fit_(
                 }
                 every_step, agreed = enumerate(steps_of(passes(epoch), orders)), None
                 for index, (objective, ids) in itertools.islice(every_step, at.step, None):
-                    now = {name: _share(rows[name], some, model, engine) for name, some in ids.items()}
-                    loss = objective(Step(model, epoch, index, engine, now, ids, joint, free.shards))
+                    now = {name: _batch(model, rows[name], some, kept.get(name), engine) for name, some in ids.items()}
+                    loss = objective(Step(model, epoch, index, engine, now, kept, ids, joint, free.shards))
                     if objective is not agreed:
                         _require_one_value(loss, stage, engine)
                         agreed = objective
                     total += sound.require_finite(loss, stage, epoch)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
-                        loss.backward()  # type: ignore[no-untyped-call]
+                        free.backward(loss)
                         free.step(optimizer, plan.clip_norm)
                         optimizer.zero_grad()
                     engine.hooks.on_step()
@@ -133,10 +140,13 @@ def fit_(
     engine.hooks.on_stage_end(stage)
 
 
-def _share(rows: Rows, ids: Tensor, model: nn.Module, engine: Engine) -> Batch:
-    """Read this process's rows of a batch, or its first row where there are none, see `Step`."""
-    own = engine.processes.share(ids)
-    return read_batch(rows.source, own if len(own) else ids[:1], device_of(model))
+def _batch(model: nn.Module, rows: Rows, ids: Tensor, kept: Activations | None, engine: Engine) -> Batch:
+    """Read this process's rows of a batch, or its first row where there are none, see `Step`.
+
+    Where activations are kept, they are read only if somebody asks for their content.
+    """
+    unread, own = kept is not None and kept.serves(len(ids)), engine.processes.share(ids)
+    return (UnreadBatch if unread else read_batch)(rows.source, own if len(own) else ids[:1], device_of(model))
 
 
 def _require_one_value(loss: Tensor, stage: str, engine: Engine) -> None:

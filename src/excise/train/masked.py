@@ -2,10 +2,10 @@
 
 The optimizer is handed only what may change. A parameter wholly in the mask goes to it as it is. One wholly outside asks
 for no gradient. One partly inside is represented by a compact leaf that holds its chosen rows (or weights); gradients are
-gathered into the leaf before the step, and the leaf's values written back after it. Momentum, weight decay, Adam's
-moments, gradient clipping, foreach and fused loops therefore never see a frozen coordinate, and none is ever written.
-Only the optimizer state of the chosen coordinates exists. Optimizers that look at a tensor as a whole (LARS, Muon) see
-the chosen rows as the tensor.
+gathered into the leaf before the step, and the leaf's values written back after it. (The rows of a large layer are computed
+for the leaf alone, see `chosen_rows`.) Momentum, weight decay, Adam's moments, gradient clipping, foreach and fused loops
+therefore never see a frozen coordinate, and none is ever written. Only the optimizer state of the chosen coordinates exists.
+Optimizers that look at a tensor as a whole (LARS, Muon) see the chosen rows as the tensor.
 
 Buffers (running statistics) follow a stated rule, `Statistics`:
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from excise import errors, params
 from excise.distributed import Processes, Shard, shard_of
 from excise.masks import Mask
+from excise.train.chosen_rows import ChosenLayers, ChosenRows
 
 Statistics = Literal["follow-mask", "adapt", "hold"]
 STATISTICS: tuple[Statistics, ...] = ("follow-mask", "adapt", "hold")
@@ -53,7 +55,12 @@ def effective(mask: Mask, model: nn.Module) -> Mask:
     """
     mask.require_fit(model)
     trainable = {name for name, value in params.named_parameters(model).items() if value.requires_grad}
-    return mask & Mask.where(model, lambda name: name in trainable)
+    return mask if trainable.issuperset(mask.names) else mask & Mask.where(model, lambda name: name in trainable)
+
+
+def _reaches(mask: Mask, name: str) -> bool:
+    entry = mask.entry(name)
+    return entry.numel() > 1 or bool(entry)  # a constant one is kept as one value, so that no other need be read
 
 
 class _Part(ABC):
@@ -64,7 +71,7 @@ class _Part(ABC):
 
     @abstractmethod
     def gather_gradient(self) -> None:
-        """Bring the parameter's gradient to the leaf."""
+        """Add the parameter's gradient to the leaf's own."""
 
     @abstractmethod
     def write_back(self) -> None:
@@ -111,17 +118,25 @@ class _Chosen(_Part):
         return self._view(full).index_select(0, self._index)
 
     def gather_gradient(self) -> None:
-        gradient = self._parameter.grad
-        self.leaf.grad = None if gradient is None else self._view(gradient.to_dense()).index_select(0, self._index)
+        if self._parameter.grad is None:
+            return
+        gathered = self._view(self._parameter.grad.to_dense()).index_select(0, self._index)
         self._parameter.grad = None
+        self.leaf.grad = gathered if self.leaf.grad is None else self.leaf.grad.add_(gathered)
+
+    def rows(self) -> ChosenRows | None:
+        """Give the rows that the leaf stands for; None if it stands for single weights."""
+        return None if self._flat else ChosenRows(self._parameter, self._index, self.leaf)
 
     def write_back(self) -> None:
         target = self._parameter.detach()
-        if self._flat and not target.is_contiguous():
-            place = torch.unravel_index(self._index.long(), target.shape)
-            target[place] = self.leaf.detach()
+        index, values = self._index.long(), self.leaf.detach()
+        if not self._flat:
+            target.index_copy_(0, index, values)
+        elif target.is_contiguous():
+            target.view(-1).scatter_(0, index, values)  # less than half of what index_copy_ takes for single weights
         else:
-            self._view(target).index_copy_(0, self._index.long(), self.leaf.detach())
+            target[torch.unravel_index(index, target.shape)] = values
 
 
 class _Here(_Part):
@@ -130,9 +145,8 @@ class _Here(_Part):
     def __init__(self, parameter: nn.Parameter, shard: Shard, entry: Tensor) -> None:
         self._parameter, self._shard = parameter, shard
         self.rows = nn.Parameter(shard.local)
-        whole, own = bool(entry.all()), shard.of(entry)
-        index = _index(own)
-        self._part = _Whole(self.rows) if whole else _Chosen(self.rows, index, flat=not _by_row(entry))
+        whole = entry.numel() == 1
+        self._part = _Whole(self.rows) if whole else _chosen(self.rows, shard.of(entry), like=entry)
         self.leaf = self._part.leaf
 
     def pick(self, full: Tensor) -> Tensor:
@@ -150,22 +164,19 @@ class _Here(_Part):
         self._part.write_back()
 
 
-def _by_row(entry: Tensor) -> bool:
-    return entry.ndim <= 1 or entry.numel() == entry.shape[0]
-
-
-def _index(entry: Tensor) -> Tensor:
-    return entry.reshape(-1).nonzero().flatten().to(torch.int32)
+def _chosen(parameter: nn.Parameter, entry: Tensor, like: Tensor) -> _Chosen:
+    """Give the part for an entry, by rows or by single weights as another entry is."""
+    by_row = like.ndim <= 1 or like.numel() == like.shape[0]
+    index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
+    return _Chosen(parameter, index, flat=not by_row)
 
 
 def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
-    if not bool(entry.any()):
+    if entry.numel() == 1 and not bool(entry):
         return None
     if (shard := shard_of(parameter)) is not None:
         return _Here(parameter, shard, entry)
-    if bool(entry.all()):
-        return _Whole(parameter)
-    return _Chosen(parameter, _index(entry).to(parameter.device), flat=not _by_row(entry))
+    return _Whole(parameter) if entry.numel() == 1 else _chosen(parameter, entry, like=entry)
 
 
 class MaskedParameters:
@@ -187,11 +198,17 @@ class MaskedParameters:
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])
+        rows = [part.rows() for part in self._parts if isinstance(part, _Chosen)]
+        self.layers = ChosenLayers(model, [some for some in rows if some is not None])
 
     @property
     def leaves(self) -> list[Tensor]:
         """What to give the optimizer."""
         return [part.leaf for part in self._parts]
+
+    def backward(self, loss: Tensor) -> None:
+        """Run a loss backward, with as little work as the mask allows; `loss.backward()` gives the same with more."""
+        self.layers.backward(loss)
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
@@ -252,8 +269,8 @@ def enforced(
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
-    Gradients of the coordinates in `slow` are multiplied by its factor before each step; those of several processes are
-    averaged.
+    Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the
+    coordinates in `slow` are multiplied by its factor before each step; those of several processes are averaged.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
@@ -263,8 +280,10 @@ def enforced(
             model.get_submodule(name).training = False  # the module alone: dropout inside it still trains
         for name, value in params.named_parameters(model).items():
             value.grad = None
-            value.requires_grad_(bool(allowed.entry(name).any()))
-        yield MaskedParameters(model, allowed, slow, processes)
+            value.requires_grad_(_reaches(allowed, name))
+        free = MaskedParameters(model, allowed, slow, processes)
+        with free.layers.watched():
+            yield free
 
 
 @torch.no_grad()
@@ -311,13 +330,13 @@ def held_modules(model: nn.Module, mask: Mask, statistics: Statistics) -> list[s
 
 def _moves(model: nn.Module, mask: Mask) -> Callable[[str], bool]:
     name_of = {id(value): name for name, value in params.named_parameters(model).items()}
-    anything = any(bool(mask.entry(name).any()) for name in mask.names)
+    anything = any(_reaches(mask, name) for name in mask.names)
 
     def moves(module: str) -> bool:
         whole, _, inside = module.rpartition("parametrizations.")  # its weights lie in the list that it stands in
         owner = f"{whole}parametrizations.{inside.partition('.')[0]}" if inside and _ else module
         own = [name_of[id(value)] for value in model.get_submodule(owner).parameters(recurse=False)]
-        return anything if not own else any(bool(mask.entry(name).any()) for name in own)
+        return anything if not own else any(_reaches(mask, name) for name in own)
 
     return moves
 
@@ -334,15 +353,25 @@ def frozen_digest(
     model = params.unwrapped(model)
     allowed = effective(mask, model)
     outside = {
-        name: _frozen(value.detach(), allowed.expand(name)) for name, value in params.named_parameters(model).items()
+        name: partial(_outside, value, allowed.entry(name)) for name, value in params.named_parameters(model).items()
     }
     buffers = params.named_buffers(model)
     held = set(held_modules(model, allowed, statistics))
     free = set(leaving_out)
-    kept = {name: value for name, value in buffers.items() if name.rpartition(".")[0] in held and name not in free}
-    return params.digest({**outside, **kept})
+    kept = {
+        name: partial(Tensor.detach, value)
+        for name, value in buffers.items()
+        if name.rpartition(".")[0] in held and name not in free
+    }
+    return params.digest_in_turn({**outside, **kept})
 
 
-def _frozen(value: Tensor, allowed: Tensor) -> Tensor:
-    shard = shard_of(value)
-    return value.cpu()[~allowed] if shard is None else shard.local.cpu()[~shard.of(allowed)]
+def _outside(parameter: Tensor, entry: Tensor) -> Tensor:
+    """Give the coordinates outside an entry, flat, on the CPU: whole rows at once where the entry is of rows."""
+    if (shard := shard_of(parameter)) is not None:
+        parameter, entry = shard.local, entry if entry.numel() == 1 else shard.of(entry)
+    value, frozen = parameter.detach().cpu(), ~entry.reshape(-1)
+    if len(frozen) == 1:
+        return value.reshape(-1)[: None if bool(frozen) else 0]
+    by_row = len(frozen) == len(value)
+    return (value if by_row else value.reshape(-1))[frozen].reshape(-1)

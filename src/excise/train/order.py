@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from excise import seeds
 from excise.data.batches import in_batches, order_of
 from excise.data.rows import Rows
+from excise.train.activations import Reading
 from excise.train.plan import TrainPlan
 from excise.train.step import Objective, Pass
 
@@ -41,3 +43,27 @@ def order_of_stream(
 def _cycle(draw: Callable[[], Iterator[Tensor]]) -> Iterator[Tensor]:
     while True:
         yield from draw()
+
+
+def readings_of(
+    rows: Mapping[str, Rows],
+    sizes: Mapping[str, int],
+    plan: TrainPlan,
+    streams: Sequence[Sequence[tuple[str, ...]]],
+    *,
+    keep_single: bool,
+) -> dict[str, Reading]:
+    """Say how a training will read its rows, from the streams of each pass of each epoch."""
+    found = {}
+    rounds = {
+        name: [
+            len(batch) for batch in in_batches(some.ids, sizes[name], drop_last=plan.drop_last, keep_single=keep_single)
+        ]
+        for name, some in rows.items()
+    }
+    drawn = Counter[str]()
+    for pace, *others in itertools.chain.from_iterable(streams):
+        drawn.update({name: len(rounds[pace]) for name in (pace, *others)})
+    for name, batches in rounds.items():
+        found[name] = Reading(rows[name], tuple(dict.fromkeys(batches)), drawn[name] / max(len(batches), 1))
+    return found

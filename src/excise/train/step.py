@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from excise import seeds
 from excise.data.batches import Batch
 from excise.distributed import JointStatistics, Processes
+from excise.train.activations import Activations
 from excise.train.engine import Engine
 from excise.train.statistics import running_statistics_used
 
@@ -32,6 +33,7 @@ class Step:
         epoch: counted from 0.
         index: of the step within its epoch, counted from 0.
         batches: one a stream of the pass, this process's rows.
+        kept: by stream, what need not be computed again.
         everyone: ids of the rows of all processes by stream; those of the batches where there is one process.
         joint: whether what runs counts for the statistics of batch normalisation.
         shards: what lies here of every parameter, where parameters are sharded.
@@ -42,6 +44,7 @@ class Step:
     index: int
     engine: Engine
     batches: Mapping[str, Batch]
+    kept: Mapping[str, Activations] = field(default_factory=dict)
     everyone: Mapping[str, Tensor] = field(default_factory=dict)
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
     shards: Sequence[Tensor] = ()
@@ -81,12 +84,19 @@ class Step:
         draws = torch.rand(len(self.ids(stream)), generator=self.generator(*purpose), dtype=torch.float64)
         return own if len(own := self.engine.processes.share(draws)) else draws[:1]
 
+    def _answers(self, batch: Batch, stream: str) -> tuple[Tensor, Tensor]:
+        """Give logits and targets, as the engine's task does, from what is kept where that serves."""
+        kept = self.kept.get(stream)
+        with self._training(stream):
+            if kept is not None and kept.serves(len(batch)):
+                return kept.answers(batch.ids)
+            return self.engine.task.forward(self.model, batch.content)
+
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
         self.engine.cost.count(trained=len(self.ids(stream)))
-        with self._training(stream):
-            return self.mean(self.engine.task.losses(self.model, batch), stream)
+        return self.mean(self.engine.task.losses_of(*self._answers(batch, stream), len(batch)), stream)
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets of this process's rows of `stream`, one forward pass that a backward is to follow.
@@ -94,8 +104,7 @@ class Step:
         What is made of them is to be averaged by `mean`, over the rows of all processes.
         """
         self.engine.cost.count(trained=len(self.ids(stream)))
-        with self._training(stream):
-            return self.engine.task.forward(self.model, self.batches[stream].content)
+        return self._answers(self.batches[stream], stream)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
@@ -114,8 +123,7 @@ class Step:
     def observe(self, stream: str) -> None:
         """Run the step's batch of `stream` forward only, for the running statistics."""
         self.engine.cost.count(forward=len(self.ids(stream)))
-        with self._training(stream):
-            self.engine.task.forward(self.model, self.batches[stream].content)
+        self._answers(self.batches[stream], stream)
 
 
 Objective = Callable[[Step], Tensor]

@@ -30,16 +30,22 @@ def forward_pair(model: nn.Module, content: Any) -> tuple[Tensor, Tensor]:
             "pass forward=, a callable (model, batch) -> logits, targets, for other shapes of example"
         )
     inputs, targets = content
-    if isinstance(inputs, Tensor) and inputs.is_floating_point():
-        inputs = inputs.to(_precision(model))
-    if isinstance(targets, Tensor) and not targets.is_floating_point():
-        targets = targets.long()  # class labels of any integer type
-    return model(inputs), targets
+    if isinstance(inputs, Tensor):
+        inputs = in_precision(model, inputs)
+    return model(inputs), as_targets(targets)
 
 
-def _precision(model: nn.Module) -> torch.dtype:
+def as_targets(targets: Any) -> Any:
+    """Give targets as a loss takes them: class labels of any integer type as int64."""
+    return targets.long() if isinstance(targets, Tensor) and not targets.is_floating_point() else targets
+
+
+def in_precision(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Give inputs as the network takes them: floating ones in its own precision."""
+    if not inputs.is_floating_point():
+        return inputs
     kinds = (value.dtype for value in model.parameters() if value.is_floating_point())
-    return next(kinds, torch.get_default_dtype())
+    return inputs.to(next(kinds, torch.get_default_dtype()))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
