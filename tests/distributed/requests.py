@@ -15,7 +15,7 @@ from excise.distributed import Processes, launch, normalised_together, shard_of,
 from excise.masks import Mask
 from excise.methods import Relabel
 from excise.methods.base import Iterative
-from excise.train import Checkpoints, Hooks, TrainPlan
+from excise.train import Checkpoints, Hooks, TrainPlan, chosen_rows
 from tests.cases import CASES, Case
 
 DROPOUT = Case(lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 4)), (6,), 4)
@@ -252,6 +252,7 @@ def everything(processes, names, directory):
         "refusals": refusals(processes),
         "resumed": resumed(processes, directory),
         "unlearned": all_of_them(processes, names),
+        "of chosen rows": of_chosen_rows(processes),
     }
 
 
@@ -282,6 +283,19 @@ def grouped(processes):
         return {case: unlearned(processes, recipe, case=case) for case, recipe in GROUPED.items()}
     finally:
         sharding.GROUP_WEIGHTS = before
+
+
+def of_chosen_rows(processes):
+    """Give what comes of DEL where every layer computes the gradient of its chosen rows alone, however small it is."""
+    names = ("LEAST_LEFT_OUT_LINEAR", "LEAST_LEFT_OUT_CONVOLUTION")
+    before = {name: getattr(chosen_rows, name) for name in names}
+    try:
+        for name in names:
+            setattr(chosen_rows, name, 1)
+        return {"DEL": unlearned(processes, asked()["DEL"])}
+    finally:
+        for name, value in before.items():
+            setattr(chosen_rows, name, value)
 
 
 def held(processes):
