@@ -16,5 +16,5 @@ class Killing(Hooks):
 
 
 if __name__ == "__main__":
-    fleet = OnRay(sys.argv[1], at_once=2)
+    fleet = OnRay(sys.argv[1], at_once=2, cpus=2)  # two under way, one at work: one worker has to start
     retrain(mlp, rows(), PLAN, range(6), engine_for(hooks=Killing()), bank=Bank(sys.argv[2]), fleet=fleet)

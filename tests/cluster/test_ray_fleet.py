@@ -204,7 +204,7 @@ def test_a_driver_that_is_killed_loses_no_more_than_was_under_way(cluster, at, t
         [sys.executable, "-m", "tests.cluster.driver", at, tmp_path / "bank"],
         cwd=ROOT,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()

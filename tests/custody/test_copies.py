@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from excise import store
+from excise import errors, store
 from excise.custody import copies, find_copies
 from excise.oracles import Bank, Trained
 from tests.cli.project import tree

@@ -13,9 +13,10 @@ from excise import errors, params, recipes
 from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
 from excise.masks import Mask
-from excise.methods import Relabel
+from excise.methods import Finetune, Relabel
 from excise.methods.base import Iterative
 from excise.train import Checkpoints, Hooks, TrainPlan, chosen_rows
+from excise.train.augment import Augment
 from tests.cases import CASES, Case
 
 DROPOUT = Case(lambda: nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 4)), (6,), 4)
@@ -23,6 +24,7 @@ CASES = {**CASES, "dropout": DROPOUT}
 
 FORGET = [0, 3, 8, 11, 14, 15, 18]
 PLAN = TrainPlan(epochs=2, lr=0.05, batch_size=5, weight_decay=0.1, clip_norm=0.5)
+AUGMENTED = TrainPlan(epochs=1, lr=0.05, batch_size=3, augment=Augment(flip=True, pad=1))
 ODD = TrainPlan(epochs=2, lr=0.05, batch_size=3, optimizer="adamw")
 
 
@@ -65,6 +67,7 @@ def asked():
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
         "BadTeacher": recipes.BadTeacher(**small),
         "Margin": Margin(plan=ODD),
+        "augmented": Finetune(plan=AUGMENTED),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),
     }
 

@@ -22,6 +22,7 @@ from excise.pipeline import unlearn
 from excise.pipeline.audited import environment
 from excise.recipes import Recipe
 from excise.train.checkpoints import Checkpoints
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 
 
@@ -42,11 +43,16 @@ def run(
     checkpoint_seconds: float,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
     processes: Processes,
 ) -> tuple[dict[str, Any], int]:
     """Forget rows and write the run directory; of several processes the first writes."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     trained_by = tables.read_plan(plan)
     how = choices.read_recipe(recipe, settings, trained_by)
     problem = tables.read_problem(
@@ -67,6 +73,7 @@ def run(
         "keep_statistics": keep_statistics,
         "seed": seed,
         "environment": environment() | several_of(processes),
+        **choices.told_machine(machine),
     }
     directory = store.RunDirectory(out, request)
     record = directory.finished() if processes.is_first else None
@@ -83,6 +90,7 @@ def run(
                     plan=trained_by,
                     recompute=not keep_statistics,
                     seconds=checkpoint_seconds,
+                    machine=machine,
                     quiet=quiet,
                     processes=processes,
                 )
@@ -110,6 +118,7 @@ def _done(
     plan: TrainPlan | TrainFunction | None,
     recompute: bool,
     seconds: float,
+    machine: Machine,
     quiet: bool,
     processes: Processes,
 ) -> dict[str, Any] | None:
@@ -132,6 +141,7 @@ def _done(
             hooks=hooks,
             recompute=recompute,
             checkpoints=kept,
+            machine=machine,
             processes=processes,
         )
     if not processes.is_first:

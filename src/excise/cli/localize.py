@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from excise import store
-from excise.cli import show, tables
+from excise.cli import choices, show, tables
 from excise.cli.places import read_place
 from excise.cli.ranks import several_of
 from excise.distributed import Processes
@@ -34,11 +34,16 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
     processes: Processes,
 ) -> tuple[dict[str, Any], int]:
     """Score, select, and write the mask; of several processes the first writes."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     place, options = read_place(
         criterion,
         budget=budget,
@@ -60,12 +65,13 @@ def run(
         **options,
         "seed": seed,
         **several_of(processes),
+        **choices.told_machine(machine),
     }
     directory = store.RunDirectory(out, request)
     record = directory.finished() if processes.is_first else None
     if not processes.anywhere(fact=record is not None):
         with store.lock(out) if processes.is_first else nullcontext(), show.progress(quiet=quiet) as hooks:
-            mask = place(problem.model, problem.split, seed=seed, hooks=hooks, processes=processes)
+            mask = place(problem.model, problem.split, seed=seed, hooks=hooks, machine=machine, processes=processes)
             if not processes.is_first:
                 return {}, 0
             mask.save(out / MASK)

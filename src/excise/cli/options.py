@@ -70,6 +70,19 @@ Strategy = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
+Precision = Annotated[
+    str,
+    typer.Option(help="auto, float32 or bfloat16, of training steps; auto is bfloat16 on an accelerator that has it."),
+]
+Layout = Annotated[
+    str,
+    typer.Option(help="auto, contiguous or channels-last, of images; auto is channels-last on an accelerator."),
+]
+Compile = Annotated[
+    str,
+    typer.Option("--compile", help="auto, never or always; auto compiles long trainings on an accelerator."),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read ahead from data that are no arrays.")]
 NoSeed = Annotated[int, typer.Option("--seed", help="Taken everywhere; nothing here is random.")]
 NoDevice = Annotated[str, typer.Option("--device", help="Taken everywhere; nothing here is computed.")]
 Config = Annotated[

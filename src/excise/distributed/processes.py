@@ -91,6 +91,11 @@ class Processes:
         count = len(rows)
         return rows[self.rank * count // self.size : (self.rank + 1) * count // self.size]
 
+    def own(self, rows: Tensor) -> Tensor:
+        """Give what this process runs of a batch: its `share`, or the first row, to keep step, where that is empty."""
+        share = self.share(rows)
+        return share if len(share) else rows[:1]
+
     def total(self, value: Tensor, *, averaged: bool = True) -> Tensor:
         """Give the sum over the processes, the same bits on each.
 

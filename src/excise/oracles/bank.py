@@ -247,7 +247,7 @@ class Bank:
         """
         if self._remote is not None:
             raise errors.BadRequest(
-                f"{what}: expected a bank in a directory, found {self.place}; look and remove there by the tools of that place, "
+                f"{what}: expected a bank in a directory, found {self.place}; look and remove there by that place's tools, "
                 f"and name this machine's copy of it, {self.directory}"
             )
 

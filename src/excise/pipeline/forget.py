@@ -20,6 +20,7 @@ import msgspec
 from torch import Tensor, nn
 
 from excise import errors, params, seeds, store
+from excise.data.placing import placed
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.distributed import Processes, require_shardable
@@ -34,12 +35,15 @@ from excise.recipes import RECIPES, Recipe
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine, require_machine
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
+from excise.train.running import without_autocast
 from excise.train.statistics import recompute_statistics_, running_statistics
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 
+@without_autocast()
 def unlearn(
     model: nn.Module,
     split: Split,
@@ -55,6 +59,7 @@ def unlearn(
     recompute: bool = True,
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
     keep: Kept | None = KEPT,
     processes: Processes = Processes.alone(),  # noqa: B008 - frozen
 ) -> Unlearned:
@@ -80,6 +85,7 @@ def unlearn(
             weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
+        machine: how the work is done (precision, layout, compilation, workers); on a CPU the default is plain PyTorch.
         keep: how much memory and disk may hold activations that are the same in every step, see `excise.train.activations`;
             None to compute them in every step. The result is the same to the bit.
         processes: who calls this, each with the same arguments, to share the rows of every batch (`Processes.joined()`,
@@ -99,11 +105,14 @@ def unlearn(
             results; there is no result then.
     """
     _require_kinds(model, split, mask)
+    require_machine(machine)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
     require_shardable(own, processes)
+    split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
+    machine.way(own)  # refuses what it cannot do
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
         seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`
@@ -117,7 +126,8 @@ def unlearn(
         asked = f"{how.name} {_words([how, mask, task.forward, task.loss, seed])}"
         agreeing.require_one_request(processes, own, split, asked)
         told = hooks if hooks is not None and processes.is_first else Hooks()
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=told, keep=keep, processes=processes)
+        done_by: dict[str, Any] = {"hooks": told, "machine": machine, "keep": keep, "processes": processes}
+        engine = Engine(task, seed, Mask.empty(own), builder, own, **done_by)
         agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
         if checkpoints is not None and not processes.sharded:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
@@ -188,6 +198,7 @@ def again(
         forward=engine.task.forward,
         loss=engine.task.loss,
         recompute=done.recomputed,
+        machine=engine.machine,
     )
     engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
     return found.model

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,10 +312,13 @@ class Stage:
         seeds.restore_(_part(f"generators/{together.rank}" if together.several else "generators", found.tensors))
         return position
 
-    def after_step(self, epoch: int, step: int, loss_sum: float, epoch_seconds: float) -> None:
-        """Keep the state after the first `step` steps of an epoch if it is time to; raise if it is time to stop."""
+    def after_step(self, epoch: int, step: int, loss_sum: Callable[[], float], epoch_seconds: float) -> None:
+        """Keep the state after the first `step` steps of an epoch if it is time to; raise if it is time to stop.
+
+        The sum of the losses is asked for only then, and raises where one is not finite: such a state is not kept.
+        """
         if self._checkpoints.due(self._run.processes):
-            self._keep(Position(epoch=epoch, step=step, loss_sum=loss_sum, epoch_seconds=epoch_seconds))
+            self._keep(Position(epoch=epoch, step=step, loss_sum=loss_sum(), epoch_seconds=epoch_seconds))
 
     def after_epoch(self, epochs: int, *, last: bool) -> None:
         """Keep the state after so many epochs if it is time to, or if they are all; raise if it is time to stop."""

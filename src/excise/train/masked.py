@@ -166,9 +166,13 @@ class _Here(_Part):
 
 def _chosen(parameter: nn.Parameter, entry: Tensor, like: Tensor) -> _Chosen:
     """Give the part for an entry, by rows or by single weights as another entry is."""
-    by_row = like.ndim <= 1 or like.numel() == like.shape[0]
     index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
-    return _Chosen(parameter, index, flat=not by_row)
+    return _Chosen(parameter, index, flat=picked_one_by_one(like))
+
+
+def picked_one_by_one(entry: Tensor) -> bool:
+    """Say whether a parameter's entry in a mask, in its smallest shape, chooses single weights rather than all or rows."""
+    return entry.ndim > 1 and entry.numel() not in (1, entry.shape[0])
 
 
 def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
@@ -256,7 +260,9 @@ class MaskedParameters:
 
     def finite(self) -> bool:
         """Say whether every chosen coordinate is a finite number."""
-        return not self._processes.anywhere(fact=not all(bool(leaf.isfinite().all()) for leaf in self.leaves))
+        each = [leaf.isfinite().all() for leaf in self.leaves]
+        here = not each or bool(torch.stack([one.to(each[0].device) for one in each]).all())  # one look
+        return not (self._processes.anywhere(fact=not here) if self._processes.sharded else not here)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from excise.data.batches import Batch
 from excise.distributed import JointStatistics, Processes
 from excise.train.activations import Activations
 from excise.train.engine import Engine
+from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
 
 
@@ -34,6 +35,7 @@ class Step:
         index: of the step within its epoch, counted from 0.
         batches: one a stream of the pass, this process's rows.
         kept: by stream, what need not be computed again.
+        run: runs networks in the precision and layout of the run; the task's forward if None.
         everyone: ids of the rows of all processes by stream; those of the batches where there is one process.
         joint: whether what runs counts for the statistics of batch normalisation.
         shards: what lies here of every parameter, where parameters are sharded.
@@ -45,9 +47,13 @@ class Step:
     engine: Engine
     batches: Mapping[str, Batch]
     kept: Mapping[str, Activations] = field(default_factory=dict)
+    run: Running | None = None
     everyone: Mapping[str, Tensor] = field(default_factory=dict)
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
     shards: Sequence[Tensor] = ()
+
+    def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
 
     def ids(self, stream: str) -> Tensor:
         """Give the ids of the step's rows of `stream`, those of all processes."""
@@ -82,15 +88,15 @@ class Step:
     def uniform(self, stream: str, *purpose: str | int) -> Tensor:
         """Give a number in [0, 1) for each row of the step's batch of `stream`, float64 `[batch]`, whoever has the row."""
         draws = torch.rand(len(self.ids(stream)), generator=self.generator(*purpose), dtype=torch.float64)
-        return own if len(own := self.engine.processes.share(draws)) else draws[:1]
+        return self.engine.processes.own(draws)
 
     def _answers(self, batch: Batch, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets, as the engine's task does, from what is kept where that serves."""
         kept = self.kept.get(stream)
         with self._training(stream):
             if kept is not None and kept.serves(len(batch)):
-                return kept.answers(batch.ids)
-            return self.engine.task.forward(self.model, batch.content)
+                return self.run.answers(kept, batch.ids) if self.run else kept.answers(batch.ids)
+            return self._outputs(self.model, batch)
 
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
@@ -110,7 +116,7 @@ class Step:
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
         """Give another network's logits on this process's rows of `stream`, without gradient."""
         self.engine.cost.count(forward=len(self.ids(stream)))
-        return self.engine.task.forward(network, self.batches[stream].content)[0]
+        return self._outputs(network, self.batches[stream])[0]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Give a generator for one purpose in this very step, a pure function of the run's seed, the same in every process.
