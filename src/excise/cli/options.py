@@ -61,6 +61,13 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="Processes a machine, one a device, that share the rows of every batch.")
+]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines; srun or torchrun starts the command on each.")]
+Strategy = Annotated[
+    str, typer.Option(help="ddp: each process holds the network; fsdp: a part of every parameter while it trains.")
+]
 Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
 Precision = Annotated[

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from torch import nn
 
 from excise import errors, params, seeds
 from excise.data.placing import placed
 from excise.data.split import Split
+from excise.distributed import Processes
 from excise.localize.scores import Scores
 from excise.masks import Mask
 from excise.train.engine import Engine
@@ -49,6 +50,7 @@ class _Finder(ABC, Generic[Found]):
         seed: int = 0,
         hooks: Hooks | None = None,
         machine: Machine = Machine(),  # noqa: B008 - a frozen value
+        processes: Processes = Processes.alone(),  # noqa: B008 - frozen
     ) -> Found:
         """Give the scores or the mask of a user's network, after checking that network and rows go together.
 
@@ -60,6 +62,7 @@ class _Finder(ABC, Generic[Found]):
             seed: of whatever is drawn.
             hooks: who watches.
             machine: who reads the rows and where they lie. Scores are in the network's own precision whatever it says.
+            processes: who calls this, each with the same arguments; gradients summed over rows are shared.
 
         Raises:
             errors.UnsupportedModel: no parameters, or no finite logits.
@@ -72,7 +75,8 @@ class _Finder(ABC, Generic[Found]):
         with seeds.isolated(seed, "probe"):
             task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         with seeds.isolated(seed, "localize"):
-            engine = Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks(), machine=machine)
+            how: dict[str, Any] = {"hooks": hooks or Hooks(), "machine": machine, "processes": processes}
+            engine = Engine(task, seed, Mask.empty(own), **how)
             return self._find(own, split, engine)
 
 

@@ -12,8 +12,9 @@ from excise import seeds
 from excise.data.batches import Batch, UnreadBatch, read_batch
 from excise.data.rows import Rows
 from excise.data.workers import Wanted, read_by_workers
+from excise.distributed import Processes
 from excise.train.activations import Activations
-from excise.train.augment import augmented, draw
+from excise.train.augment import Drawn, augmented, draw
 from excise.train.order import Schedule
 
 
@@ -24,12 +25,19 @@ class Feed:
         schedule: the steps.
         start: epoch and step to begin with.
         device: where batches go.
+        processes: who shares the rows of every batch; one without a row reads the first, see `Step`.
     """
 
-    def __init__(self, schedule: Schedule, start: tuple[int, int], device: torch.device) -> None:
-        self._schedule, self._device = schedule, device
+    def __init__(
+        self,
+        schedule: Schedule,
+        start: tuple[int, int],
+        device: torch.device,
+        processes: Processes = Processes.alone(),  # noqa: B008 - frozen
+    ) -> None:
+        self._schedule, self._device, self._processes = schedule, device, processes
         self._ahead = {
-            name: read_by_workers(rows.source, _wanted(schedule, name, start), device)
+            name: read_by_workers(rows.source, _wanted(schedule, name, start, processes), device)
             for name, rows in schedule.rows.items()
             if rows.source.workers
         }
@@ -47,11 +55,13 @@ class Feed:
             return found
         seed, changed = self._schedule.seed, {}
         for name, batch in found.items():
-            drawn = draw(augment, len(batch), seed, name, epoch, index)
+            whole = draw(augment, len(ids[name]), seed, name, epoch, index)
+            drawn = Drawn(*(self._processes.own(one) for one in whole))
             changed[name] = Batch(batch.ids, augmented(batch.content, augment, drawn))
         return changed
 
     def _batch(self, name: str, rows: Rows, ids: Tensor, kept: Activations | None) -> Batch:
+        ids = self._processes.own(ids)
         if kept is not None and kept.serves(len(ids)):
             return UnreadBatch(rows.source, ids, self._device)
         if name not in self._ahead:
@@ -67,9 +77,10 @@ class Feed:
             ahead.close()
 
 
-def _wanted(schedule: Schedule, name: str, start: tuple[int, int]) -> Iterator[Wanted]:
+def _wanted(schedule: Schedule, name: str, start: tuple[int, int], processes: Processes) -> Iterator[Wanted]:
     """Give the batches of one stream from a step on, and for what it draws a seed that is a function of where it is."""
     for epoch in range(start[0], schedule.plan.epochs):
         for index, _, ids in schedule.steps(epoch, start[1] if epoch == start[0] else 0):
             if name in ids:
-                yield seeds.derive(schedule.seed, name, "rows", epoch, index), ids[name]
+                rank = () if processes.is_first else (processes.rank,)
+                yield seeds.derive(schedule.seed, name, "rows", epoch, index, *rank), processes.own(ids[name])
