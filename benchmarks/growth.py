@@ -229,7 +229,8 @@ def section(rows):
         "",
         "## Growth",
         "",
-        "The exponent is that between the two largest sizes: 1 is in proportion.",
+        "The exponent is that between the two largest sizes: 1 is in proportion. A little above it are parts that draw a",
+        "permutation, or whose data leave the processor's cache between these two sizes; none has a loop within a loop.",
     ]
     for axis, some in kept["lines"].items():
         lines += ["", f"![{axis}](images/growth-{growth_plots.name_of(axis)}.svg)", ""]
@@ -254,7 +255,11 @@ def _paper_lines(told):
         "30% in channels; GiB in the fullest moment of each phase.",
     ]
     for name, held in told.items():
-        lines += ["", f"{name.capitalize()}: {held['num_weights']:,} weights, peak {held['peak'] / 2**30:.1f} GiB.", ""]
+        lines += [
+            "",
+            f"{name[0].upper()}{name[1:]}: {held['num_weights']:,} weights, peak {held['peak'] / 2**30:.1f} GiB.",
+            "",
+        ]
         parts = list(dict.fromkeys(part for phase in held["phases"].values() for part in phase))
         lines += [f"| | {' | '.join(held['phases'])} |", f"|---|{'---:|' * len(held['phases'])}"]
         for part in parts:

@@ -28,6 +28,7 @@ STEPS = [
     {"errors"},
     {"checks", "plugins", "seeds", "verify", "version"},
     {"params"},
+    {"distributed"},
     {"store"},
     {"cluster", "masks"},
     {"patch"},
@@ -52,6 +53,7 @@ WITHOUT_TORCH = {"measure", "report", "errors", "plugins", "verify", "version"}
 OPTIONAL = {
     ("cluster/ray_fleet.py", "ray"),
     ("data/sets/image_folder.py", "PIL"),
+    ("distributed/sharding.py", "torch"),  # what shards takes as long to import as half of torch
     ("pipeline/tuning_search.py", "optuna"),
     ("store/remote.py", "fsspec"),
 }

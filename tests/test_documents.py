@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import __main__ as performance
 from benchmarks import audits, batchnorm, method_memory, recipes
 from excise import errors
 from excise.cli import main
@@ -44,6 +45,18 @@ def test_the_page_of_memory_is_what_was_measured():
     assert method_memory.PAGE.read_text(encoding="utf-8") == method_memory.render(
         json.loads(method_memory.FOUND.read_text())
     )
+
+
+def test_the_page_of_performance_is_what_was_measured():
+    assert performance.PAGE.read_text(encoding="utf-8") == performance.render(
+        json.loads(performance.TARGET.read_text())
+    )
+
+
+def test_a_part_without_figures_says_so_and_all_parts_fit_into_ten_minutes():
+    assert performance.render({}).count("Not measured: `python -m benchmarks ") == len(performance.parts())
+    assert set(performance.parts()) <= set(performance.BUDGETS)
+    assert sum(performance.BUDGETS.values()) <= 600
 
 
 def test_the_page_of_the_audited_audit_is_what_was_measured():

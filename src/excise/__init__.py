@@ -18,15 +18,17 @@ if TYPE_CHECKING:
     from excise.lifecycle import Ledger
     from excise.masks import Mask
     from excise.pipeline import Audit, Canaries, Confusion, Trigger, Tuning, Unlearned, audit, bench, tune, unlearn
-    from excise.train import Hooks, TrainPlan
+    from excise.train import Augment, Hooks, Machine, TrainPlan
 
 _HOMES = {
     "Audit": "excise.pipeline",
+    "Augment": "excise.train",
     "Canaries": "excise.pipeline",
     "Confusion": "excise.pipeline",
     "Finding": "excise.diagnosis",
     "Hooks": "excise.train",
     "Ledger": "excise.lifecycle",
+    "Machine": "excise.train",
     "Mask": "excise.masks",
     "Split": "excise.data",
     "TrainPlan": "excise.train",
@@ -43,12 +45,14 @@ _ROOMS = ("data", "localize", "measure", "methods", "networks", "observe", "orac
 
 __all__ = [
     "Audit",
+    "Augment",
     "Canaries",
     "Confusion",
     "ExciseError",
     "Finding",
     "Hooks",
     "Ledger",
+    "Machine",
     "Mask",
     "Split",
     "TrainPlan",

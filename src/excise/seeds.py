@@ -57,6 +57,16 @@ def _seed(value: int) -> None:
         torch.default_generator.manual_seed(value)
 
 
+def seed_own_process_(value: int) -> None:
+    """Seed the global generators of a process that does nothing but this package's work; nothing is put back.
+
+    For a worker that reads rows. Accelerators are left alone: a forked process may not touch them.
+    """
+    torch.default_generator.manual_seed(value)
+    random.seed(value)
+    np.random.seed(value % 2**32)  # noqa: NPY002
+
+
 def states() -> dict[str, Tensor]:
     """Give the states of the global generators as tensors on the CPU: torch's (each accelerator's too), numpy's, Python's."""
     kind, words, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002

@@ -355,3 +355,12 @@ def test_data_that_have_changed_since_the_run_are_told(project, made, audit, mon
     monkeypatch.setattr(mine, "train", lambda: (inputs + 1, labels))
     done = audit()
     assert done.code == 6 and "the training data are not those that run was made from" in done.err
+
+
+def test_how_the_work_is_done_is_an_option_of_every_command_that_works(project, excise, unlearn, localize):
+    assert localize("--workers", "1", out="mask").code == 0
+    assert unlearn("--set", "epochs=1", "--layout", "channels-last").code == 0
+    assert excise("audit", "run", "--test", "mine:test", "--tier", "T0", "--precision", "bfloat16").code == 0
+    expected = {"mask/run.json": {"workers": 1}, "run/run.json": {"layout": "channels-last"}}
+    for path, machine in {**expected, "run/audit.json": {"precision": "bfloat16"}}.items():
+        assert json.loads((project / path).read_text())["request"]["machine"] == machine

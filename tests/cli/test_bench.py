@@ -38,3 +38,9 @@ def test_a_plan_of_ones_own_code_is_refused(bench, project):
     (project / "own.py").write_text("def train(model, dataset, seed):\n    return model\n")
     done = bench(plan="own:train")
     assert done.code == 2 and "--plan: own:train is code of your own, which cannot be cut short" in done.err
+
+
+def test_it_is_timed_on_the_machine_that_is_asked_for(bench):
+    assert bench("--precision", "bfloat16", "--layout", "channels-last").code == 0
+    done = bench("--workers", "-1")
+    assert done.code == 2 and "workers" in done.err

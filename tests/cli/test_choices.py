@@ -11,6 +11,7 @@ from excise import errors, store
 from excise.cli import choices
 from excise.localize import Mean, Top
 from excise.recipes import RECIPES
+from excise.train import Machine
 
 
 def test_every_setting_of_every_recipe_can_be_typed(project):
@@ -43,6 +44,15 @@ def test_values_of_a_recipe_name_tensors_by_their_content(project):
     other = choices.recipe_values(choices.read_recipe("DEL", ["initial=o.safetensors"]))
     assert one == same != other
     assert re.fullmatch("[0-9a-f]{64}", other["method"]["methods"][0]["to"]["0.weight"])
+
+
+def test_the_machine_is_four_options_and_is_recorded_only_if_it_is_not_the_default():
+    plain = {"precision": "auto", "layout": "auto", "compiled": "auto", "workers": 0}
+    assert choices.read_machine(**plain) == Machine() and choices.told_machine(Machine()) == {}
+    machine = choices.read_machine(**{**plain, "layout": "channels-last", "workers": 3})
+    assert choices.told_machine(machine) == {"machine": {"layout": "channels-last", "workers": 3}}
+    with pytest.raises(errors.BadRequest, match="precision: expected one of auto, float32, bfloat16, found 'half'"):
+        choices.read_machine(**{**plain, "precision": "half"})
 
 
 def test_reductions_have_names():

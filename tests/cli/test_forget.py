@@ -40,6 +40,19 @@ def test_a_run_directory_holds_the_network_the_mask_the_patch_and_the_record(pro
     params.load_strictly_(mine.make(), after, "run")
 
 
+def test_the_machine_is_part_of_the_request_where_it_is_not_the_default(project, unlearn):
+    words = ("--set", "epochs=1", "--json")
+    assert unlearn(*words).code == 0
+    assert "machine" not in json.loads((project / "run" / "run.json").read_text())["request"]
+    assert unlearn(*words, "--layout", "auto").code == 0  # the same run
+    assert unlearn(*words, "--workers", "1").code == 2  # another request
+    assert unlearn(*words, "--workers", "1", out="other").code == 0
+    assert json.loads((project / "other" / "run.json").read_text())["request"]["machine"] == {"workers": 1}
+    one, other = (store.read_weights(project / path / "model.safetensors") for path in ("run", "other"))
+    assert all(torch.equal(one[name], other[name]) for name in one)  # arrays: nobody to read ahead
+    assert "found 'half'" in unlearn(*words, "--precision", "half", out="third").json["error"]
+
+
 def test_without_json_the_words_are_on_standard_output_and_progress_on_standard_error(unlearn):
     done = unlearn("--set", "epochs=1", plan="plan.toml")
     assert re.search(

@@ -12,15 +12,16 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from excise import params
-from excise.data.rows import Rows
+from excise.data.rows import DatasetSource, Rows
 from excise.masks import Mask
 from excise.oracles import keys
-from excise.train import Engine, Task, TrainPlan
+from excise.train import Augment, Engine, Machine, Task, TrainPlan
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched
 
 CASE = CASES["mlp"]
 PLAN = TrainPlan(epochs=3, lr=0.1, batch_size=8)
+MACHINE = Machine()
 
 
 def mlp(activation=nn.ReLU):
@@ -29,9 +30,9 @@ def mlp(activation=nn.ReLU):
         return nn.Sequential(nn.Linear(6, 10), activation(), nn.Linear(10, 4)).double()
 
 
-def key(*, model=None, rows=None, plan=PLAN, seed=3, kind="oracle", together=False):
+def key(*, model=None, rows=None, plan=PLAN, seed=3, kind="oracle", together=False, machine=MACHINE):
     rows = rows if rows is not None else Rows.all_of(CASE.data(30))
-    engine = Engine(Task(), seed=0, besides=Mask.empty(mlp()))
+    engine = Engine(Task(), seed=0, besides=Mask.empty(mlp()), machine=machine)
     printed = keys.fingerprints([rows])[0]
     told = keys.facts(model if model is not None else mlp(), rows, printed, plan, seed, engine, kind=kind)
     return keys.key(told, together=together)
@@ -305,3 +306,33 @@ def test_where_sums_may_change_their_order_only_which_gradients_there_are_is_see
     monkeypatch.setattr(keys, "device_of", lambda model: Elsewhere("cpu"))
     found = [key(model=model) for model in (plain, straight, cut)]
     assert found[0] == found[1] != found[2]
+
+
+def test_the_machine_counts_where_it_changes_numbers_and_leaves_no_word_where_it_does_not():
+    model, rows = mlp().float(), Rows.all_of(CASE.data(30))
+    engine = Engine(Task(), seed=0, besides=Mask.empty(model))
+    told = keys.facts(model, rows, "", PLAN, 3, engine, kind="oracle")
+    assert set(told) == {
+        *("excise", "torch", "weights", "trainable", "architecture", "computed", "rows", "plan", "seed", "threads"),
+        *("device", "kind"),
+    }  # as ever: banks of earlier versions are found
+    assert "augment" not in told["plan"]
+    plain = key(model=model)
+    same = [
+        Machine(workers=4),
+        Machine(precision="float32"),
+        Machine(layout="channels-last"),
+        Machine(on_device="always"),
+    ]
+    assert {key(model=model, machine=machine) for machine in same} == {plain}  # no convolution here
+    others = [Machine(precision="bfloat16"), Machine(compiled="always")]
+    augmented = key(model=model, plan=changed(PLAN, augment=Augment()))
+    assert len({plain, augmented, *(key(model=model, machine=machine) for machine in others)}) == 4
+
+
+def test_rows_that_workers_read_have_keys_of_their_own():
+    """What they draw is drawn otherwise; of a set that draws nothing the networks are the same, and trained twice."""
+    rows = Rows.all_of(Watched(*CASE.data(30)))
+    ahead = Rows(DatasetSource(rows.source.dataset, 2), rows.ids)
+    more = Rows(DatasetSource(rows.source.dataset, 5), rows.ids)
+    assert key(rows=ahead) == key(rows=more) != key(rows=rows)

@@ -342,9 +342,31 @@ def test_what_was_compiled_before_or_is_meanwhile_has_the_ordinary_gradient(part
         torch.testing.assert_close(gradient.flatten() / 3, value.grad[mask.expand(name)], **CLOSE)
 
 
-def test_under_autocast_every_bit_is_torchs():
-    ours, theirs = (built(Mlp).float() for _ in range(2))
-    inputs, mask = drawn(3, 4).float(), mask_of(theirs)
+@pytest.mark.parametrize(
+    "make", [Mlp, lambda: nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(5, 3))]
+)
+def test_under_autocast_it_computes_in_the_precision_that_torchs_own_would(make):
+    ours, theirs = (built(make).float() for _ in range(2))
+    inputs, mask = (drawn(3, 4) if make is Mlp else drawn(3, 2, 3, 3)).float(), mask_of(theirs)
+    with enforced(ours, mask, "adapt") as free:
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = [total(theirs, inputs), total(ours, inputs)]
+        free.backward(losses[1])
+        assert all(module.weight.grad is None for module, _ in free.layers._layers)  # the short way was taken
+        assert len(free.layers)
+        free.step(torch.optim.SGD(free.leaves, lr=0.0), None)
+        gradients = [leaf.grad for leaf in free.leaves]
+    losses[0].backward()
+    assert torch.equal(*losses)
+    for gradient, (name, value) in zip(gradients, theirs.named_parameters(), strict=True):
+        assert gradient.dtype == torch.float32
+        # the same products in bfloat16 (8 bits), summed in another order
+        torch.testing.assert_close(gradient.flatten(), value.grad[mask.expand(name)], rtol=2**-7, atol=2**-7)
+
+
+def test_autocast_leaves_a_network_in_double_precision_alone():
+    ours, theirs = built(Mlp), built(Mlp)
+    inputs, mask = drawn(3, 4), mask_of(theirs)
     with enforced(ours, mask, "adapt") as free:
         with torch.autocast("cpu", torch.bfloat16):
             losses = [total(theirs, inputs), total(ours, inputs)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from excise import errors
+from excise import errors, params
 from excise.masks import Mask
 from excise.train import TrainPlan, enforced, frozen_digest, held_modules, write_
 from excise.train.masked import STATISTICS, MaskedParameters, effective, require_statistics
@@ -384,3 +384,18 @@ def test_parameters_without_axes_are_in_or_out():
     model(torch.tensor(5.0)).backward()
     free.step(torch.optim.SGD(free.leaves, lr=1.0), None)
     assert (model.scale.item(), model.other.item()) == (2.0 - 15.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["rows", "weights", "whole", "none"])
+def test_the_digest_of_what_is_frozen_is_that_of_its_coordinates_one_after_another(kind):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4, 1), nn.Linear(1, 3))
+    own = dict(model.named_parameters())
+    drawn = {
+        "rows": lambda value: (torch.arange(len(value)) % 2 == 0).reshape(-1, *(1,) * (value.ndim - 1)),
+        "weights": lambda value: torch.arange(value.numel()).reshape(value.shape) % 3 == 0,
+        "whole": lambda value: torch.ones((1,) * value.ndim, dtype=torch.bool),
+        "none": lambda value: torch.zeros((1,) * value.ndim, dtype=torch.bool),
+    }[kind]
+    mask = Mask({name: drawn(value) for name, value in own.items()}, {name: tuple(v.shape) for name, v in own.items()})
+    outside = {name: value.detach()[~mask.expand(name)] for name, value in own.items()}
+    assert frozen_digest(model, mask) == params.digest(outside)

@@ -11,7 +11,7 @@ from excise import errors, params
 from excise.data import Rows
 from excise.masks import Mask
 from excise.networks import tiny_resnet
-from excise.train import Hooks, Pass, TrainPlan, fit_
+from excise.train import Hooks, Machine, Pass, TrainPlan, fit_
 from excise.train import together as room
 from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
 from tests.cases import CASES
@@ -297,3 +297,48 @@ def test_what_is_slower_together_is_said(monkeypatch):
     )
     seconds["together"] = 0.004
     assert why_slower_together(model, rows, PLAN, engine, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "total", "expected"),
+    [
+        (1, 1, 80 * 2**30, room.MOST_ON_ACCELERATOR),
+        (2**30, 0, 80 * 2**30, 20),
+        (2**20, 100 * 2**20, 80 * 2**30, 34),  # weights count: 601 MiB each of 20 GiB
+        (2**40, 1, 80 * 2**30, 1),
+        (1, 1, None, room.MOST),
+    ],
+)
+def test_on_an_accelerator_a_group_takes_a_share_of_the_memory(activations, weights, total, expected):
+    assert room.group_size(activations, weights, total) == expected
+
+
+def test_a_loss_that_is_looked_at_late_names_the_same_network(monkeypatch):
+    monkeypatch.setattr(room, "looks_every", lambda kind: 50)
+    rows, plan = rows_of("mlp"), msgspec.structs.replace(PLAN, lr=1e200, momentum=0.0)
+    models = [CASES["mlp"].make() for _ in range(2)]
+    starts = [snapshot(model) for model in models]
+    with pytest.raises(
+        errors.Diverged, match=r"network [12] of 2 \(seed [47]\): the loss became .* in epoch 1"
+    ) as caught:
+        fit_together_(models, [rows] * 2, plan, [4, 7], engine_for(models[0]), stage="Test")
+    assert same_bytes(dict(caught.value.last_finite), starts[0])
+    assert all(same_bytes(snapshot(model), start) for model, start in zip(models, starts, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mlp", "batchnorm"])
+def test_together_in_bfloat16_is_alone_in_bfloat16_but_for_rounding(name):
+    inputs, labels = CASES[name].data(30)
+    rows, model = Rows.all_of((inputs.float(), labels)), CASES[name].make().float()
+    plain, short = (
+        dataclasses.replace(engine_for(model), machine=Machine(precision=word)) for word in ("auto", "bfloat16")
+    )
+    losses = {}
+    for name, engine in (("plain", plain), ("short", short)):
+        fit_together_([params.clone_model(model)], [rows], PLAN, [3], engine, stage="Test")
+        losses[name] = [trace.loss for trace in engine.trace]
+    alone = dataclasses.replace(short, trace=[])
+    alone_(params.clone_model(model), rows, PLAN, alone.reseeded(3))
+    assert losses["short"] != losses["plain"]
+    assert losses["short"] == pytest.approx(losses["plain"], rel=0.05)  # 8 bits of mantissa
+    assert losses["short"] == pytest.approx([trace.loss for trace in alone.trace], rel=0.02)

@@ -75,6 +75,10 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
     rows: bool = False,
     cluster: str | None = None,
@@ -82,6 +86,7 @@ def run(
 ) -> tuple[dict[str, Any], int]:
     """Audit the network of a run directory; write audit.json and report.html into it, and rows.json if that is wanted."""
     to, fleet = show.console(quiet=quiet), read_fleet(cluster, at_once)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     record, asked, made = _read_run(run)
     how = _plan(plan or asked.plan, needed=tier != "T0")
     original = weights or Path(asked.weights)
@@ -114,6 +119,7 @@ def run(
         "seed": seed,
         "audited": {name: record["files"].get(name) for name in (MODEL, MASK, PATCH)},
         "environment": environment(),
+        **choices.told_machine(machine),
     }
     numbers = _finished(run, record, request, (NUMBERS, PAGE, *((ROWS,) if rows else ())))
     if numbers is None:
@@ -140,6 +146,7 @@ def run(
                 bank=nets,
                 keep_originals=keep_originals,
                 checkpoints=kept,
+                machine=machine,
                 fleet=fleet,
                 on_plan=lambda planned: _planned(run, planned),
             )

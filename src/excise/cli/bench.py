@@ -25,6 +25,10 @@ def run(
     plan: str | None,
     holdout: str | None,
     budget_seconds: float,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     data_root: Path | None,
     seed: int,
     device: str,
@@ -35,6 +39,7 @@ def run(
     trained_by = tables.read_plan(plan)
     if trained_by is not None and not isinstance(trained_by, TrainPlan):
         raise errors.BadRequest(f"--plan: {plan} is code of your own, which cannot be cut short; give a TrainPlan")
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     how = choices.read_recipe(recipe, settings, trained_by)
     problem = tables.read_problem(
         model=model, weights=weights, data=data, forget=forget, device=device, holdout=holdout, data_root=data_root
@@ -51,6 +56,7 @@ def run(
             budget_seconds=budget_seconds,
             seed=seed,
             hooks=hooks,
+            machine=machine,
         )
     to.print(_table(found))
     show.say(to, _told(found))

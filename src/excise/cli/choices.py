@@ -34,6 +34,7 @@ from excise.localize import (
 from excise.localize.scores import Granularity
 from excise.recipes import RECIPES, Recipe
 from excise.store.values import read_array
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 
 CRITERIA: dict[str, Callable[[], Localizer]] = {
@@ -49,6 +50,21 @@ CRITERIA: dict[str, Callable[[], Localizer]] = {
 }
 
 GRANULARITIES: dict[str, Granularity] = {word: word for word in typing.get_args(Granularity)}
+
+
+def read_machine(*, precision: str, layout: str, compiled: str, workers: int) -> Machine:
+    """Give what the four options come to.
+
+    Raises:
+        errors.BadRequest: a word that is none of its option's.
+    """
+    words: dict[str, Any] = {"precision": precision, "layout": layout, "compiled": compiled, "workers": workers}
+    return Machine(**words)  # which refuses words that are not its own
+
+
+def told_machine(machine: Machine) -> dict[str, Any]:
+    """Give what a record says of a machine: nothing where it is the default, as in records of earlier versions."""
+    return {} if machine == Machine() else {"machine": msgspec.to_builtins(machine)}
 
 
 def read_recipe(name: str, settings: list[str] | None, plan: object = None) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,18 @@ from rich.console import Console
 
 from excise import errors, store
 from excise.cli import choices, show, tables
+from excise.cli.ranks import several_of
 from excise.cli.stopping import stoppable
 from excise.data import Split
 from excise.data.content import content_commitment
+from excise.distributed import Processes
 from excise.masks import Mask
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline import unlearn
 from excise.pipeline.audited import environment
 from excise.recipes import Recipe
 from excise.train.checkpoints import Checkpoints
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 
 
@@ -40,10 +43,16 @@ def run(
     checkpoint_seconds: float,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
+    processes: Processes,
 ) -> tuple[dict[str, Any], int]:
-    """Forget rows and write the run directory."""
+    """Forget rows and write the run directory; of several processes the first writes."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     trained_by = tables.read_plan(plan)
     how = choices.read_recipe(recipe, settings, trained_by)
     problem = tables.read_problem(
@@ -63,30 +72,37 @@ def run(
         "plan_values": tables.plan_values(trained_by),
         "keep_statistics": keep_statistics,
         "seed": seed,
-        "environment": environment(),
+        "environment": environment() | several_of(processes),
+        **choices.told_machine(machine),
     }
     directory = store.RunDirectory(out, request)
-    record = directory.finished()
-    if record is None:
-        with store.lock(out):
-            record = directory.finished() or _done(
-                directory,
-                problem,
-                how,
-                allowed=allowed,
-                seed=seed,
-                plan=trained_by,
-                recompute=not keep_statistics,
-                seconds=checkpoint_seconds,
-                quiet=quiet,
-            )
-    else:
+    record = directory.finished() if processes.is_first else None
+    if not processes.anywhere(fact=record is not None):
+        with store.lock(out) if processes.is_first else nullcontext():
+            record = directory.finished() if processes.is_first else None
+            if not processes.anywhere(fact=record is not None):
+                record = _done(
+                    directory,
+                    problem,
+                    how,
+                    allowed=allowed,
+                    seed=seed,
+                    plan=trained_by,
+                    recompute=not keep_statistics,
+                    seconds=checkpoint_seconds,
+                    machine=machine,
+                    quiet=quiet,
+                    processes=processes,
+                )
+    elif processes.is_first:
         if (out / store.CHECKPOINTS).exists() or (out / store.BEGUN).exists():  # killed after the last of its work
             with suppress(errors.InUse), store.lock(out):
                 Checkpoints(out / store.CHECKPOINTS).clear()
                 store.remove(out / store.BEGUN)
         store.tidy(out)
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
+    if record is None:
+        return {}, 0
     found = {"out": str(out), **record["result"]}
     _tell(to, found, problem.split, plan)
     return found, 0
@@ -102,13 +118,18 @@ def _done(
     plan: TrainPlan | TrainFunction | None,
     recompute: bool,
     seconds: float,
+    machine: Machine,
     quiet: bool,
-) -> dict[str, Any]:
-    """Do what is asked, from the last checkpoint on if there is one, and write it down."""
+    processes: Processes,
+) -> dict[str, Any] | None:
+    """Do what is asked, from the last checkpoint on if there is one; the first process writes it down, and gives it."""
     out = directory.path
-    kept = Checkpoints(out / store.CHECKPOINTS, seconds, fingerprint=directory.digest)
-    directory.begin()
-    with _freed_if_nothing_kept(out), _last_finite_kept(out), stoppable(kept), show.progress(quiet=quiet) as hooks:
+    kept = Checkpoints(out / store.CHECKPOINTS, seconds, fingerprint=processes.digest_from_first(directory.digest))
+    with (
+        _begun(directory) if processes.is_first else nullcontext(),
+        stoppable(kept),
+        show.progress(quiet=quiet) as hooks,
+    ):
         done = unlearn(
             problem.model,
             problem.split,
@@ -120,10 +141,22 @@ def _done(
             hooks=hooks,
             recompute=recompute,
             checkpoints=kept,
+            machine=machine,
+            processes=processes,
         )
+    if not processes.is_first:
+        return None
     record = directory.complete(done.save(out), done.summary())
     kept.clear()
     return record
+
+
+@contextmanager
+def _begun(directory: store.RunDirectory) -> Iterator[None]:
+    """Begin a run that the block does; where it fails, what is left is in order."""
+    directory.begin()
+    with _freed_if_nothing_kept(directory.path), _last_finite_kept(directory.path):
+        yield
 
 
 @contextmanager

@@ -38,7 +38,10 @@ def call(words: Sequence[str]) -> int:
         if room in UNSEEDED:  # taken, like everywhere, and of no use there
             del options["seed"], options["device"]
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():  # users' code may print
-            found, code = importlib.import_module(f"excise.cli.{room}").run(**options)
+            if "devices" in options:  # may be several processes
+                found, code = importlib.import_module("excise.cli.ranks").run(room, options)
+            else:
+                found, code = importlib.import_module(f"excise.cli.{room}").run(**options)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if debug:
             traceback.print_exc()

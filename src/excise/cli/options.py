@@ -61,8 +61,28 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="Processes a machine, one a device, that share the rows of every batch.")
+]
+Nodes = Annotated[int, typer.Option(min=1, help="Machines; srun or torchrun starts the command on each.")]
+Strategy = Annotated[
+    str, typer.Option(help="ddp: each process holds the network; fsdp: a part of every parameter while it trains.")
+]
 Seed = Annotated[int, typer.Option(help="All randomness follows from it.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as torch names it.")]
+Precision = Annotated[
+    str,
+    typer.Option(help="auto, float32 or bfloat16, of training steps; auto is bfloat16 on an accelerator that has it."),
+]
+Layout = Annotated[
+    str,
+    typer.Option(help="auto, contiguous or channels-last, of images; auto is channels-last on an accelerator."),
+]
+Compile = Annotated[
+    str,
+    typer.Option("--compile", help="auto, never or always; auto compiles long trainings on an accelerator."),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read ahead from data that are no arrays.")]
 NoSeed = Annotated[int, typer.Option("--seed", help="Taken everywhere; nothing here is random.")]
 NoDevice = Annotated[str, typer.Option("--device", help="Taken everywhere; nothing here is computed.")]
 Config = Annotated[

@@ -44,12 +44,17 @@ def run(
     data_root: Path | None,
     seed: int,
     device: str,
+    precision: str,
+    layout: str,
+    compiled: str,
+    workers: int,
     quiet: bool,
     cluster: str | None = None,
     at_once: int = 1,
 ) -> tuple[dict[str, Any], int]:
     """Choose settings without oracles; write the trials and what was chosen."""
     to = show.console(quiet=quiet)
+    machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     trained_by = tables.read_plan(plan)
     if oracles and trained_by is None:
         raise errors.BadRequest("--oracles: retraining needs --plan, how the network was trained")
@@ -86,6 +91,7 @@ def run(
             features=compared,
             hooks=hooks,
             directory=out,
+            machine=machine,
             at_once=at_once,
             fleet=fleet,
         )
@@ -102,6 +108,7 @@ def run(
                 seed=seed,
                 hooks=hooks,
                 bank=Bank(out / "oracles"),
+                machine=machine,
                 fleet=fleet,
             )
             ranking = msgspec.to_builtins(found.against(own))

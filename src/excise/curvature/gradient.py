@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from excise import errors, params
-from excise.data.batches import Batch, batches, num_batches
+from excise import errors, params, seeds
+from excise.data.batches import Batch, batches, in_batches, num_batches, read_batch
 from excise.data.rows import Rows
 from excise.train.engine import Engine
 from excise.train.task import Task, device_of
@@ -25,6 +25,7 @@ Gradient = dict[str, Tensor]
 Accumulate = Literal["mean", "batch-means"]
 ACCUMULATES: tuple[Accumulate, ...] = get_args(Accumulate)
 
+_NOT_FINITE = "the loss of a row is not finite; nothing was changed; check the weights and the rows"
 MAX_VALUES = 2**25  # of example gradients held at once: 128 MiB in float32, and a few times that while they are made
 MAX_EXAMPLES = 64  # beyond, nothing is gained
 MIN_EXAMPLES = 8  # below, examples one at a time are faster (a CPU, ResNet-18: 1.6 batched passes against 3)
@@ -77,7 +78,7 @@ def summed_gradient(
     """Give the gradient of the rows' losses summed up, in eval mode; zero where a parameter takes no part.
 
     The sum is autograd's own, in `.grad`: no second copy of a gradient is held. What the network's parameters had there
-    is put back.
+    is put back. Several processes share each batch, and each gives the sum of all.
 
     Cost: one pass forward and backward over rows. Memory: one gradient.
 
@@ -97,16 +98,36 @@ def summed_gradient(
     with resting(model):
         for value in own.values():
             value.grad = None
-        for batch in batches(rows, batch_size, device_of(model)):
-            losses = engine.task.losses(model, batch)
-            _require_finite(losses)
-            (losses.mean() if accumulate == "batch-means" else losses.sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
-            engine.cost.count(trained=len(batch))
-            engine.hooks.on_step()
+        if engine.processes.several:
+            _backward_shared(model, rows, engine, batch_size, accumulate)
+        else:
+            for batch in batches(rows, batch_size, device_of(model)):
+                losses = engine.task.losses(model, batch)
+                _require_finite(losses)
+                (losses.mean() if accumulate == "batch-means" else losses.sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
+                engine.cost.count(trained=len(batch))
+                engine.hooks.on_step()
+        here = [None if value.grad is None else value.grad.to_dense() for value in own.values()]
+        found = engine.processes.summed(here, list(own.values()))
         return {
-            name: torch.zeros_like(value, requires_grad=False) if value.grad is None else value.grad.to_dense()
-            for name, value in own.items()
+            name: torch.zeros_like(value, requires_grad=False) if gradient is None else gradient
+            for (name, value), gradient in zip(own.items(), found, strict=True)
         }
+
+
+def _backward_shared(model: nn.Module, rows: Rows, engine: Engine, batch_size: int, accumulate: Accumulate) -> None:
+    """Run this process's share of every batch forward and backward."""
+    together, finite = engine.processes, True
+    with seeds.isolated(engine.seed, "shared gradient", together.rank):  # a data set may draw, each for its own rows
+        for ids in in_batches(rows.ids, batch_size):
+            if len(own := together.share(ids)):
+                losses = engine.task.losses(model, read_batch(rows.source, own, device_of(model)))
+                finite = finite and bool(losses.isfinite().all())
+                (losses.sum() / (len(ids) if accumulate == "batch-means" else len(rows))).backward()  # type: ignore[no-untyped-call]
+            engine.cost.count(trained=len(ids))
+            engine.hooks.on_step()
+    if together.anywhere(fact=not finite):  # told by all, or those without would wait for those with
+        raise errors.Diverged(_NOT_FINITE)
 
 
 def example_gradients(
@@ -214,4 +235,4 @@ def _as_batch(content: Any) -> Any:
 
 def _require_finite(losses: Tensor) -> None:
     if not bool(losses.isfinite().all()):
-        raise errors.Diverged("the loss of a row is not finite; nothing was changed; check the weights and the rows")
+        raise errors.Diverged(_NOT_FINITE)

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from excise import seeds
 from excise.data.rows import Rows, Source
+from excise.data.workers import read_by_workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class UnreadBatch(Batch):
     """A batch that is read when somebody asks for its content, and then once."""
 
     def __init__(self, source: Source, ids: Tensor, device: torch.device) -> None:
-        vars(self).update(ids=ids, _read=lambda: _moved(source.read(ids), device))
+        vars(self).update(ids=ids, _read=lambda: source.read_to(ids, device))
 
     @functools.cached_property
     def content(self) -> Any:
@@ -60,9 +62,17 @@ def batches(
         drop_last: leave out a final batch that is not full (unless it is the only one).
         keep_single: with False, a final batch of one row joins the one before it, since batch normalisation cannot
             train on one row.
+
+    Where the rows' source has workers they read ahead, each batch with the generators seeded from torch's global seed.
     """
-    order = order_of(rows, shuffle)
-    for ids in in_batches(order, size, drop_last=drop_last, keep_single=keep_single):
+    parts = in_batches(order_of(rows, shuffle), size, drop_last=drop_last, keep_single=keep_single)
+    if rows.source.workers and len(parts) > 1:
+        start = torch.initial_seed()
+        wanted = [(seeds.derive(start, "rows", index), ids) for index, ids in enumerate(parts)]
+        for ids, content in read_by_workers(rows.source, wanted, device):
+            yield Batch(ids, content)
+        return
+    for ids in parts:
         yield read_batch(rows.source, ids, device)
 
 
@@ -84,7 +94,7 @@ def in_batches(order: Tensor, size: int, *, drop_last: bool = False, keep_single
 
 def read_batch(source: Source, ids: Tensor, device: torch.device) -> Batch:
     """Read rows and bring their content to a device."""
-    return Batch(ids, _moved(source.read(ids), device))
+    return Batch(ids, source.read_to(ids, device))
 
 
 def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_single: bool = True) -> int:
@@ -93,13 +103,3 @@ def num_batches(num_rows: int, size: int, *, drop_last: bool = False, keep_singl
     found, last = whole + (rest > 0), rest or size
     gone = (drop_last and last < size) or (not keep_single and last == 1)
     return found - (gone and found > 1)
-
-
-def _moved(content: Any, device: torch.device) -> Any:
-    if isinstance(content, Tensor):
-        return content.to(device, non_blocking=True)
-    if isinstance(content, dict):
-        return {key: _moved(value, device) for key, value in content.items()}
-    if isinstance(content, tuple | list):
-        return tuple(_moved(part, device) for part in content)
-    return content

@@ -19,6 +19,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from excise import errors, params
+from excise.data.moving import gathered, moved
+
+_CPU = torch.device("cpu")
 
 
 class Source(ABC):
@@ -27,18 +30,27 @@ class Source(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    @property
+    def workers(self) -> int:
+        """How many processes read ahead; 0 where it is done as it comes."""
+        return 0
+
     @abstractmethod
     def read(self, ids: Tensor) -> Any:
         """Give the collated examples of `ids` (int64 `[batch]`), on the CPU."""
 
+    def read_to(self, ids: Tensor, device: torch.device) -> Any:
+        """Give the same on a device, where sequences are tuples."""
+        return moved(self.read(ids), device)
+
     @abstractmethod
     def labels(self, ids: Tensor) -> Tensor:
-        """Give the labels of `ids` as int64 `[rows]`."""
+        """Give the labels of `ids` as int64 `[rows]`, on the CPU."""
 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource(Source):
-    """Rows of tensors that lie in memory, the last of them the labels."""
+    """Rows of tensors that lie in memory, the processor's or an accelerator's, the last of them the labels."""
 
     tensors: tuple[Tensor, ...]
 
@@ -47,11 +59,15 @@ class ArraySource(Source):
 
     def read(self, ids: Tensor) -> tuple[Tensor, ...]:
         """Index every tensor by `ids`."""
-        return tuple(tensor.index_select(0, ids) for tensor in self.tensors)
+        return gathered(self.tensors, ids, _CPU)
+
+    def read_to(self, ids: Tensor, device: torch.device) -> Any:
+        """Index every tensor where it lies."""
+        return self.read(ids) if device == _CPU else gathered(self.tensors, ids, device)
 
     def labels(self, ids: Tensor) -> Tensor:
         """Index the last tensor by `ids`."""
-        return as_labels(self.tensors[-1]).index_select(0, ids)
+        return gathered((as_labels(self.tensors[-1]),), ids, _CPU)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +75,15 @@ class DatasetSource(Source):
     """Rows of a map-style dataset of `(input, label)`, or of whatever the user's `forward` understands."""
 
     dataset: Dataset[Any]
+    num_workers: int = 0
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
+
+    @property
+    def workers(self) -> int:
+        """As many as were asked for."""
+        return self.num_workers
 
     def read(self, ids: Tensor) -> Any:
         """Read each example once and collate them."""
@@ -123,9 +145,18 @@ class JoinedSource(Source):
     def __len__(self) -> int:
         return len(self.first) + len(self.second)
 
+    @property
+    def workers(self) -> int:
+        """As many as either has."""
+        return max(self.first.workers, self.second.workers)
+
     def read(self, ids: Tensor) -> Any:
         """Read from each source what is its own, and put it in order."""
         return self._each(ids, lambda source, own: source.read(own))
+
+    def read_to(self, ids: Tensor, device: torch.device) -> Any:
+        """Read from each what is its own, and put it in order there."""
+        return self._each(ids, lambda source, own: source.read_to(own, device))
 
     def labels(self, ids: Tensor) -> Tensor:
         """Ask each source for the labels of its own rows."""
@@ -160,7 +191,8 @@ def _kind(content: Any) -> str:
 def _merged(parts: Sequence[Any], order: Tensor) -> Any:
     """Put batches of one kind one after another and take their rows in an order; sequences become tuples."""
     if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts)).index_select(0, order)
+        whole = torch.cat(list(parts))
+        return whole.index_select(0, moved(order, whole.device))
     if isinstance(parts[0], dict):
         return {key: _merged([part[key] for part in parts], order) for key in parts[0]}
     return tuple(_merged(some, order) for some in zip(*parts, strict=True))

@@ -116,7 +116,7 @@ def _fits(model: nn.Module, name: str, rows: Rows, task: Task) -> list[Finding]:
     task.require_fit(model, {name: rows})
     with params.untouched(model), torch.no_grad():
         model.eval()
-        batch = next(iter(batches(rows, 8, device_of(model))))
+        batch = next(iter(batches(rows.head(8), 8, device_of(model))))
         with theirs(
             f"the loss could not be computed on {name} rows", "check loss=, and what forward= gives as targets"
         ):

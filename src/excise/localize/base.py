@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from torch import nn
 
 from excise import errors, params, seeds
+from excise.data.placing import placed
 from excise.data.split import Split
+from excise.distributed import Processes
 from excise.localize.scores import Scores
 from excise.masks import Mask
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.machine import Machine, require_machine
+from excise.train.running import without_autocast
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 Found = TypeVar("Found")
 
@@ -35,6 +39,7 @@ class _Finder(ABC, Generic[Found]):
     def _find(self, model: nn.Module, split: Split, engine: Engine) -> Found: ...
 
     @final
+    @without_autocast()
     def __call__(
         self,
         model: nn.Module,
@@ -44,6 +49,8 @@ class _Finder(ABC, Generic[Found]):
         loss: Loss = cross_entropy,
         seed: int = 0,
         hooks: Hooks | None = None,
+        machine: Machine = Machine(),  # noqa: B008 - a frozen value
+        processes: Processes = Processes.alone(),  # noqa: B008 - frozen
     ) -> Found:
         """Give the scores or the mask of a user's network, after checking that network and rows go together.
 
@@ -54,17 +61,23 @@ class _Finder(ABC, Generic[Found]):
             loss: `(logits, targets) -> [batch]`.
             seed: of whatever is drawn.
             hooks: who watches.
+            machine: who reads the rows and where they lie. Scores are in the network's own precision whatever it says.
+            processes: who calls this, each with the same arguments; gradients summed over rows are shared.
 
         Raises:
             errors.UnsupportedModel: no parameters, or no finite logits.
             errors.BadData: rows the network cannot take, or labels outside its head.
         """
         params.require_parameters(model)
+        require_machine(machine)
         own, task = params.shadow_of(model, trainable=True), Task(forward, loss)
+        split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
         with seeds.isolated(seed, "probe"):
             task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         with seeds.isolated(seed, "localize"):
-            return self._find(own, split, Engine(task, seed, Mask.empty(own), hooks=hooks or Hooks()))
+            how: dict[str, Any] = {"hooks": hooks or Hooks(), "machine": machine, "processes": processes}
+            engine = Engine(task, seed, Mask.empty(own), **how)
+            return self._find(own, split, engine)
 
 
 class Localizer(_Finder[Scores]):

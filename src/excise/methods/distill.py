@@ -159,7 +159,7 @@ class Distill(Phased):
         assert teacher is not None
         require_classes("Distill", logits)
         each = divergence(logits, step.outputs_of(teacher, stream), self.temperature)
-        return self.temperature**2 * each.mean()
+        return self.temperature**2 * step.mean(each, stream)
 
     def _kept(self, step: Step, teacher: nn.Module | None) -> Tensor:
         """The objective of a min pass; what has no weight is not computed."""
@@ -170,7 +170,7 @@ class Distill(Phased):
         if self.gamma == 0:
             return near
         losses = step.engine.task.losses_of(logits, targets, len(step.batches["retain"]))
-        return near + self.gamma * losses.mean()
+        return near + self.gamma * step.mean(losses, "retain")
 
 
 def require_temperature(value: float) -> None:

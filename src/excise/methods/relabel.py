@@ -120,15 +120,12 @@ class Relabel(Phased):
         logits, targets = step.outputs(stream)
         place = torch.searchsorted(forget, batch.ids).clamp(max=len(forget) - 1)
         chosen = forget[place] == batch.ids
-        if fixed is None:
-            draws = torch.rand(len(batch), generator=step.generator("relabel"), dtype=torch.float64)
-        else:
-            draws = fixed[place]
+        draws = step.uniform(stream, "relabel") if fixed is None else fixed[place]
         labels = targets.to("cpu", copy=True)
         self._require_classes(labels, logits, among=chosen)
         labels[chosen] = self._labels(draws[chosen], labels[chosen], logits.shape[1])
         wanted = labels.to(targets.device)
-        return task.losses_of(logits, wanted, len(batch)).mean()
+        return step.mean(task.losses_of(logits, wanted, len(batch)), stream)
 
     def _require_classes(self, targets: Tensor, logits: Tensor, among: Tensor | None = None) -> None:
         _require_two_classes(logits.shape[1])

@@ -67,4 +67,4 @@ class Sparsify(Iterative):
         loss, kappa = step.mean_loss("retain"), self.kappa_at(step.epoch)
         if kappa == 0:
             return loss
-        return loss + kappa * torch.stack([value.abs().sum() for value in step.model.parameters()]).sum()
+        return loss + kappa * step.total(torch.abs)

@@ -113,18 +113,20 @@ class TwoTeachers(Phased):
         def objective(step: Step) -> Tensor:
             logits, _ = step.outputs("mixed")
             require_classes("TwoTeachers", logits)
-            forget = torch.isin(step.batches["mixed"].ids, split.forget.ids)
-            each = divergence(logits, _answers(step, forget, bad, good), self.temperature).mean()
-            return each if self.reduction == "batchmean" else each / logits.shape[1]
+            each = divergence(logits, _answers(step, split.forget.ids, bad, good), self.temperature)
+            mean = step.mean(each, "mixed")
+            return mean if self.reduction == "batchmean" else mean / logits.shape[1]
 
         return lambda _: (Pass(objective, ("mixed",)),)
 
 
-def _answers(step: Step, forget: Tensor, bad: nn.Module, good: nn.Module) -> Tensor:
-    """Give the teachers' logits `[batch, classes]`: `bad` where `forget`, `[batch]`, is True, and `good` elsewhere."""
-    if bool(forget.all()):
+def _answers(step: Step, forget_ids: Tensor, bad: nn.Module, good: nn.Module) -> Tensor:
+    """Give the teachers' logits `[batch, classes]`: `bad` on the rows to forget, and `good` on the others."""
+    everywhere = torch.isin(step.ids("mixed"), forget_ids)
+    if bool(everywhere.all()):
         return step.outputs_of(bad, "mixed")
     kept = step.outputs_of(good, "mixed")
-    if not bool(forget.any()):
+    if not bool(everywhere.any()):
         return kept
+    forget = torch.isin(step.batches["mixed"].ids, forget_ids)
     return torch.where(forget.to(kept.device)[:, None], step.outputs_of(bad, "mixed"), kept)

@@ -31,7 +31,7 @@ class Shared:
 
     Attributes:
         plan: how networks are trained.
-        engine: its task and seed; it has no hooks, no networks and no places.
+        engine: its task, seed and machine; it has no hooks, no networks and no places.
         seconds: between checkpoints; None for none.
         stage: name of the stage, as in progress.
         rows: of each network, in order.
@@ -127,7 +127,7 @@ def _shared(alone: Alone) -> Shared:
     own = alone.engine
     return Shared(
         alone.plan,
-        Engine(own.task, own.seed, own.besides),
+        Engine(own.task, own.seed, own.besides, machine=own.machine),
         None if alone.checkpoints is None else alone.checkpoints.seconds,
         alone.stage,
         alone.rows,

@@ -93,6 +93,8 @@ def facts(
         "seed": str(seed),
         "device": str(device_of(model)),
         "kind": kind,
+        **engine.machine.way(weights, plan.epochs * -(-len(rows) // plan.batch_size)).facts(),
+        **({"read": "by workers"} if rows.source.workers else {}),
     }
 
 
@@ -109,7 +111,7 @@ def key(told: Mapping[str, str], *, together: bool) -> str:
 def _computed(model: nn.Module, rows: Rows, engine: Engine) -> str:
     network = params.clone_model(model).train()
     with seeds.isolated(0, "probe"):
-        batch: Batch = next(iter(batches(rows, PROBED, device_of(network))))
+        batch: Batch = next(iter(batches(rows.head(PROBED), PROBED, device_of(network))))
         with running_statistics_used(network) if len(batch) == 1 else nullcontext():
             logits, targets = engine.task.forward(network, batch.content)
         told = {"logits": logits.detach()}

@@ -15,6 +15,7 @@ from torch import nn
 from excise import checks, errors, params, recipes, seeds
 from excise.cluster import Fleet, Here
 from excise.data.content import content_commitment
+from excise.data.placing import placed
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import Measure
@@ -23,22 +24,25 @@ from excise.oracles import Bank
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline import measuring, planning, policy, soundness, swapping
 from excise.pipeline.audited import Audit, SameCost
-from excise.pipeline.case import Case
+from excise.pipeline.case import Case, require_options
 from excise.pipeline.evidence import Oracles, gather_oracles, observe
 from excise.pipeline.forget import counted, rows_digest, unlearn
 from excise.pipeline.fresh import untrained
 from excise.pipeline.planning import NUM_ORACLES, NUM_PER_ARM, AuditPlan
 from excise.pipeline.policy import EFFECT, Outcome
 from excise.pipeline.population import Population, arms_of, gather_population
-from excise.pipeline.probing import Canaries, Confusion, Goal, Trigger, prober_for
+from excise.pipeline.probing import Canaries, Goal, prober_for
 from excise.pipeline.unlearned import Unlearned
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost, Engine, Spent
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine, require_machine
 from excise.train.plan import TrainPlan
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.running import without_autocast
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 
+@without_autocast()
 def audit(
     unlearned: Unlearned,
     split: Split,
@@ -60,6 +64,7 @@ def audit(
     bank: str | Path | Bank | None = None,
     keep_originals: bool = False,
     checkpoints: Checkpoints | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
     fleet: Fleet | None = None,
     on_plan: Callable[[AuditPlan], None] | None = None,
 ) -> Audit:
@@ -95,6 +100,7 @@ def audit(
         checkpoints: `Checkpoints(None, seconds)`: how often a training for the bank is kept, to go on from after a kill.
         keep_originals: leave in the bank the networks that this audit trained on the forget rows (for the SWAP test and for
             tier T2), for audits of other recipes on the same request; else they are removed when the audit is done.
+        machine: how the work is done, as in `excise.unlearn`; best the same as there.
         fleet: who trains the networks: this process if None, or the workers of a cluster, `excise.cluster.OnRay`.
         on_plan: called with the plan of the audit before any network is observed or trained.
 
@@ -106,16 +112,18 @@ def audit(
         errors.Diverged: an oracle's training did.
     """
     _require_kinds(unlearned, split, plan, tier, effect, oracles)
-    _require_options(goal, canaries, search, original, seed)
+    require_options(goal, canaries, search, original, seed)
+    require_machine(machine)
     started, task = time.perf_counter(), Task(forward, loss)
     held = None  # what this audit uses of the bank, and no other
     if bank is not None:
         data = None if tier == "T0" else content_commitment(split.train)
         held = Bank(bank.place if isinstance(bank, Bank) else bank, data=data)
     inner = params.unwrapped(unlearned.model)
+    split = placed(split, device_of(inner), on_device=machine.on_device, workers=machine.workers)
     before = params.unwrapped(original) if original is not None else unlearned.patch.revert(inner)
     build = untrained(inner, before, fresh)
-    engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks(), checkpoints=checkpoints)
+    engine = Engine(task, seed, Mask.empty(inner), hooks=hooks or Hooks(), checkpoints=checkpoints, machine=machine)
     with seeds.isolated(seed, "audit"):  # rows may be augmented at random
         task.require_fit(before, {"forget": split.forget, "retain": split.retain, "test": split.test})  # type: ignore[dict-item]
         prober = prober_for(inner, split, engine, goal)
@@ -130,21 +138,6 @@ def audit(
         if held is not None and not keep_originals:
             held.drop_used("original")
         return run.result(time.perf_counter() - started)
-
-
-def _require_options(goal: object, canaries: object, search: object, original: object, seed: object) -> None:
-    kinds: tuple[tuple[str, object, type | tuple[type, ...]], ...] = (
-        ("goal", goal, (Trigger, Confusion)),
-        ("canaries", canaries, Canaries),
-        ("search", search, Cost),
-        ("original", original, nn.Module),
-    )
-    for name, value, kind in kinds:
-        if value is not None and not isinstance(value, kind):
-            wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
-            raise errors.BadRequest(f"{name}: expected a {wanted}, found {type(value).__name__}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise errors.BadRequest(f"seed: expected a whole number, found {seed!r}")
 
 
 def _require_kinds(
@@ -326,6 +319,7 @@ class _Run:
                 seed=seeds.derive(case.engine.seed, "same cost"),
                 forward=case.engine.task.forward,
                 loss=case.engine.task.loss,
+                machine=case.engine.machine,
             )
         except errors.Diverged:
             return None

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from excise import seeds
+from excise import errors, seeds
 from excise.cluster import Fleet, Here
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.measure import margins, matched, twins
 from excise.oracles.retrain import TrainFunction
 from excise.pipeline.evidence import Evidence
-from excise.pipeline.probing import Goal, Prober
+from excise.pipeline.probing import Canaries, Confusion, Goal, Prober, Trigger
 from excise.pipeline.unlearned import Unlearned
-from excise.train.engine import Engine
+from excise.train.engine import Cost, Engine
 from excise.train.plan import TrainPlan
 from excise.train.task import forward_pair
 
@@ -144,3 +144,19 @@ class Case:
     def removes_classes(self) -> bool:
         """Whether some class of the forget rows is in no retain row."""
         return bool(self.labels) and not np.isin(self.labels["forget"], self.labels["retain"]).all()
+
+
+def require_options(goal: object, canaries: object, search: object, original: object, seed: object) -> None:
+    """Refuse options of an audit that are of another kind than they should be."""
+    kinds: tuple[tuple[str, object, type | tuple[type, ...]], ...] = (
+        ("goal", goal, (Trigger, Confusion)),
+        ("canaries", canaries, Canaries),
+        ("search", search, Cost),
+        ("original", original, nn.Module),
+    )
+    for name, value, kind in kinds:
+        if value is not None and not isinstance(value, kind):
+            wanted = " or ".join(one.__name__ for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise errors.BadRequest(f"{name}: expected a {wanted}, found {type(value).__name__}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise errors.BadRequest(f"seed: expected a whole number, found {seed!r}")

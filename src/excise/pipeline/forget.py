@@ -20,24 +20,30 @@ import msgspec
 from torch import Tensor, nn
 
 from excise import errors, params, seeds, store
+from excise.data.placing import placed
 from excise.data.rows import Rows
 from excise.data.split import Split
+from excise.distributed import Processes, require_shardable
 from excise.masks import Mask
 from excise.methods.base import Method
 from excise.methods.function import FromFunction, UnlearnFunction
 from excise.patch import Patch
+from excise.pipeline import agreeing
 from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine, require_machine
 from excise.train.masked import effective, frozen_digest
 from excise.train.plan import TrainPlan
+from excise.train.running import without_autocast
 from excise.train.statistics import recompute_statistics_, running_statistics
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 
+@without_autocast()
 def unlearn(
     model: nn.Module,
     split: Split,
@@ -53,7 +59,9 @@ def unlearn(
     recompute: bool = True,
     checkpoints: str | Path | Checkpoints | None = None,
     checkpoint_seconds: float = 30.0,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
     keep: Kept | None = KEPT,
+    processes: Processes = Processes.alone(),  # noqa: B008 - frozen
 ) -> Unlearned:
     """Make a network forget rows.
 
@@ -77,8 +85,13 @@ def unlearn(
             weights and optimizer states that lead from the old network to the new: once the result is saved, remove them
             by `excise.store.Generations(directory).clear()`. None keeps nothing. See `excise.train.checkpoints`.
         checkpoint_seconds: as much work is lost at most; 0 keeps every step.
+        machine: how the work is done (precision, layout, compilation, workers); on a CPU the default is plain PyTorch.
         keep: how much memory and disk may hold activations that are the same in every step, see `excise.train.activations`;
             None to compute them in every step. The result is the same to the bit.
+        processes: who calls this, each with the same arguments, to share the rows of every batch (`Processes.joined()`,
+            see `excise.distributed`). All get the same result, which is that of one process up to rounding, but for what
+            layers (dropout) or data sets draw while training. Only the first is heard by `hooks`, and writes checkpoints,
+            which under `fsdp` are not kept.
 
     Not for two threads at once: torch's global generator is lent to the run and put back afterwards.
 
@@ -88,13 +101,18 @@ def unlearn(
     Raises:
         errors.BadRequest: rows, network, mask and recipe that do not go together; before any work.
         errors.Diverged: the loss or a weight stopped being finite; carries the last finite state.
-        errors.Refused: something outside the mask moved (a method wrote where it must not); there is no result then.
+        errors.Refused: something outside the mask moved (a method wrote where it must not), or processes came to different
+            results; there is no result then.
     """
     _require_kinds(model, split, mask)
+    require_machine(machine)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
+    require_shardable(own, processes)
+    split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
+    machine.way(own)  # refuses what it cannot do
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
         seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`
@@ -105,8 +123,13 @@ def unlearn(
         if "fresh" in how.method.needs:
             builder()
         _require_rows(how, split, own, recompute=recompute)
-        engine = Engine(task, seed, Mask.empty(own), builder, own, hooks=hooks or Hooks(), keep=keep)
-        if checkpoints is not None:
+        asked = f"{how.name} {_words([how, mask, task.forward, task.loss, seed])}"
+        agreeing.require_one_request(processes, own, split, asked)
+        told = hooks if hooks is not None and processes.is_first else Hooks()
+        done_by: dict[str, Any] = {"hooks": told, "machine": machine, "keep": keep, "processes": processes}
+        engine = Engine(task, seed, Mask.empty(own), builder, own, **done_by)
+        agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
+        if checkpoints is not None and not processes.sharded:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
         if mask is None and how.besides is not None:
             engine = replace(engine, besides=how.besides.locate(seen, split, engine))
@@ -114,6 +137,7 @@ def unlearn(
             localized = effective(how.where.locate(seen, split, engine) if mask is None else mask, own)
         how.method.require(seen, split, localized, engine)
         allowed = effective(localized | engine.besides, own)
+        processes.require_same({"mask": allowed.digest}, agreeing.ALIKE, errors.Refused)
         work = params.clone_model(own)
         anew = recompute and _recomputes(how, allowed, own)
         before = frozen_digest(own, allowed, how.method.statistics, leaving_out=running_statistics(own) if anew else ())
@@ -121,7 +145,9 @@ def unlearn(
             how.method.unlearn_(work, split, localized, engine)
             if anew:
                 recompute_statistics_(work, split.retain, engine)
+                processes.copy_from_first_([work.get_buffer(name) for name in running_statistics(work)])
         params.drop_graphs_(work)
+        agreeing.require_one_result(processes, work)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds += time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
@@ -172,6 +198,7 @@ def again(
         forward=engine.task.forward,
         loss=engine.task.loss,
         recompute=done.recomputed,
+        machine=engine.machine,
     )
     engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
     return found.model
@@ -229,14 +256,16 @@ def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: 
     found = given if isinstance(given, Checkpoints) else Checkpoints(given, seconds)
     parts = (split.forget, split.retain, split.holdout)
     rows = [None if some is None else store.commitment(some.ids) for some in parts]  # a plain hash of ids can be undone
-    try:
-        about = msgspec.json.encode(
-            [how, rows, task.forward, task.loss], enc_hook=_told, order="deterministic"
-        ).decode()
-    except (RecursionError, TypeError, ValueError):  # objects of the caller's that cannot be told apart later
-        about = secrets.token_hex(16)
-    found.begin(about)
+    found.begin(_words([how, rows, task.forward, task.loss]) or secrets.token_hex(16))
     return found
+
+
+def _words(values: list[Any]) -> str | None:
+    """Give values as text, the same in another process; None for objects of the caller's that cannot be told apart later."""
+    try:
+        return msgspec.json.encode(values, enc_hook=_told, order="deterministic").decode()
+    except (RecursionError, TypeError, ValueError):
+        return None
 
 
 def _told(value: Any) -> Any:

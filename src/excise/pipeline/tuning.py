@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from excise import checks, errors, params, store
 from excise.cluster import Fleet, Here
+from excise.data.placing import placed
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
@@ -37,8 +38,10 @@ from excise.pipeline.tuning_yardstick import (
 from excise.recipes import Recipe
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine, require_machine
 from excise.train.plan import TrainPlan
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.running import without_autocast
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 from excise.version import __version__
 
 
@@ -125,6 +128,7 @@ class Tuning:
         }
 
 
+@without_autocast()
 def tune(
     model: nn.Module,
     split: Split,
@@ -142,6 +146,7 @@ def tune(
     features: Features | None = None,
     hooks: Hooks | None = None,
     directory: str | Path | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
     at_once: int = 1,
     fleet: Fleet | None = None,
 ) -> Tuning:
@@ -177,6 +182,7 @@ def tune(
         hooks: who watches.
         directory: where to keep finished trials, so that a search that was stopped goes on where it was, and one that was
             finished can be prolonged.
+        machine: how the work is done, as in `excise.unlearn`.
         at_once: trials that are suggested at a time, before what came of them is known. More let a fleet work on them side by
             side, and let each learn from fewer; what is tried follows from the seed and from this number alone.
         fleet: who tries them: this process if None, or the workers of a cluster, `excise.cluster.OnRay`.
@@ -190,12 +196,16 @@ def tune(
     """
     checks.require_positive_int("at_once", at_once)
     _require(trials, max_utility_loss, max_cost_share, plan)
+    require_machine(machine)
+    params.require_parameters(model)
+    given, device = split, device_of(params.unwrapped(model))
+    split = placed(given, device, on_device=machine.on_device, workers=machine.workers)
     where = read_space(recipe, space)
     require_optuna()
-    held_out = held_out_rows(split, seed)
+    held_out = replace(held_out_rows(split, seed), audit_split=held_out_rows(given, seed).audit_split)
     task = Task(forward, loss)
     rows = {"forget": split.forget, "retain": split.retain, "holdout": held_out.rows}
-    engine = Engine(task, seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks())
+    engine = Engine(task, seed, Mask.empty(params.unwrapped(model)), hooks=hooks or Hooks(), machine=machine)
     task.require_fit(params.shadow_of(params.unwrapped(model), trainable=True), rows)
     bounds = {"max_utility_loss": max_utility_loss, "max_cost_share": max_cost_share}
     request = (
@@ -203,6 +213,8 @@ def tune(
         if directory is not None
         else {}
     )
+    if request and machine != Machine():  # else as earlier versions wrote it
+        request["machine"] = msgspec.to_builtins(machine)
     if request and at_once != 1:
         request["at_once"] = at_once
     order = secret_order(split.forget.ids.tolist(), request["rows"]["forget"]) if request else None
@@ -217,7 +229,7 @@ def tune(
         yardstick,
         engine,
         bounds,
-        {"fresh": fresh, "plan": plan, "forward": forward, "loss": loss},
+        {"fresh": fresh, "plan": plan, "forward": forward, "loss": loss, "machine": machine},
     )
     search(run, journal, where, trials, at_once=at_once, fleet=fleet or Here())
     return _chosen(run, held_out, journal, journal.trials[:trials], looked)

@@ -24,6 +24,7 @@ from excise.pipeline.fresh import untrained
 from excise.pipeline.tuning_journal import Trial
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
 
@@ -114,6 +115,7 @@ def oracle_margins(
     loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
     bank: Bank | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
     fleet: Fleet | None = None,
 ) -> np.ndarray:
     """Retrain networks on the retain rows and give their margins of the forget rows, float64 `[models, forget]`.
@@ -130,7 +132,7 @@ def oracle_margins(
         )
     inner = params.unwrapped(model)
     build = untrained(inner, inner, fresh)
-    engine = Engine(Task(forward, loss), seed, Mask.empty(inner), hooks=hooks or Hooks())
+    engine = Engine(Task(forward, loss), seed, Mask.empty(inner), hooks=hooks or Hooks(), machine=machine)
     found = []
     for trained in oracles_of(build, split.retain, plan, oracles, engine, bank=bank, fleet=fleet):
         network = loaded(build, trained, "an oracle")

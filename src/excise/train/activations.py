@@ -20,11 +20,14 @@ from torch import Tensor, nn
 
 from excise import errors, params, seeds
 from excise.data.batches import read_batch
+from excise.data.moving import gathered
 from excise.data.rows import ArraySource, Rows
 from excise.store.scratch import free_bytes, scratch_tensor
 from excise.train.engine import Engine, Kept
+from excise.train.machine import Way
 from excise.train.prefix import Prefix, Uncut, cut, layout_of
 from excise.train.products import most_products
+from excise.train.running import PLAIN, computing, content_laid_out
 from excise.train.statistics import running_statistics_used
 from excise.train.task import as_targets, device_of, forward_pair, in_precision
 
@@ -92,19 +95,18 @@ class Activations:
         """Give the activations of rows, each `[batch, ...]`, laid out as the network lays them out, on its device."""
         places = torch.searchsorted(self.rows.ids, ids)
         return tuple(
-            one.index_select(0, places).permute(axes).to(self.device, non_blocking=True)
-            for one, axes in zip(self.held, self.axes, strict=True)
+            one.permute(axes) for one, axes in zip(gathered(self.held, places, self.device), self.axes, strict=True)
         )
 
     def answers(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Give logits and targets as `forward_pair` does, with gradients for what may change; no input is read."""
         assert isinstance(self.rows.source, ArraySource)
-        targets = self.rows.source.tensors[1].index_select(0, ids).to(self.device, non_blocking=True)
+        (targets,) = gathered(self.rows.source.tensors[1:], ids, self.device)
         return self.prefix.finish(self.read(ids)), as_targets(targets)
 
 
 def keep_activations(
-    model: nn.Module, streams: Mapping[str, Reading], engine: Engine, stage: str
+    model: nn.Module, streams: Mapping[str, Reading], engine: Engine, stage: str, way: Way = PLAIN
 ) -> dict[str, Activations]:
     """Compute what is the same in every step, once for each row, and keep it; by stream, for those where that holds and pays.
 
@@ -120,14 +122,16 @@ def keep_activations(
         streams: how the training will read its rows.
         engine: task, bounds, hooks; the cost is not counted here, see `Activations.num_run`.
         stage: name of the training.
+        way: in which precision and layout the network runs. What is compiled gives other bits than its halves: nothing is
+            kept for it.
     """
     again = {name: one for name, one in streams.items() if one.rounds > 1 and _has_fixed_inputs(one.rows)}
     plain = params.unwrapped(model) is model and _partly_frozen(model)
-    if engine.keep is None or engine.task.forward is not forward_pair or not again or not plain:
+    if engine.keep is None or way.compiled or engine.task.forward is not forward_pair or not again or not plain:
         return {}
-    with params.untouched(model), seeds.isolated(engine.seed, stage, "kept"):
+    with params.untouched(model), seeds.isolated(engine.seed, stage, "kept"), computing(way):
         rows = next(iter(again.values())).rows
-        few = _inputs(model, rows, rows.ids[:FEW])
+        few = _inputs(model, rows, rows.ids[:FEW], way)
         saved = sum(len(one.rows) * (one.rounds - 1) - one.num_tried for one in again.values())
         least = max(engine.keep.least_products, 1)
         if saved * most_products(model, few[:1]) < least:
@@ -139,11 +143,11 @@ def keep_activations(
             return {}
         if prefix is None or prefix.share < LEAST_SHARE or saved * prefix.products < least:
             return {}
-        return _kept(model, prefix, again, engine.keep, engine, stage)
+        return _kept(model, prefix, again, engine.keep, engine, stage, way)
 
 
 def _kept(
-    model: nn.Module, prefix: Prefix, streams: Mapping[str, Reading], bounds: Kept, engine: Engine, stage: str
+    model: nn.Module, prefix: Prefix, streams: Mapping[str, Reading], bounds: Kept, engine: Engine, stage: str, way: Way
 ) -> dict[str, Activations]:
     found: dict[str, Activations] = {}
     for name, reading in streams.items():
@@ -153,11 +157,11 @@ def _kept(
             disk_bytes=bounds.disk_bytes - sum(num for num, on_disk in held if on_disk),
         )
         try:
-            filled = _filled(model, prefix, reading, left)
+            filled = _filled(model, prefix, reading, left, way)
         except Uncut as reason:
             engine.hooks.on_note(f"{stage}: activations of {name} rows are not kept: {reason}")
             continue
-        sizes = [size for size in reading.sizes if _proven(model, filled, size, reading.sizes[0], engine.seed)]
+        sizes = [size for size in reading.sizes if _proven(model, filled, size, reading.sizes[0], engine.seed, way)]
         if reading.sizes[0] not in sizes:
             engine.hooks.on_note(
                 f"{stage}: activations of {name} rows are not kept: computed in another batch, a row's differ in a bit here"
@@ -184,8 +188,8 @@ def _partly_frozen(model: nn.Module) -> bool:
     return len({value.requires_grad for value in model.parameters()}) == 2
 
 
-def _inputs(model: nn.Module, rows: Rows, ids: Tensor) -> Tensor:
-    inputs: Tensor = read_batch(rows.source, ids, device_of(model)).content[0]
+def _inputs(model: nn.Module, rows: Rows, ids: Tensor, way: Way) -> Tensor:
+    inputs: Tensor = content_laid_out(read_batch(rows.source, ids, device_of(model)).content[0], way)
     return in_precision(model, inputs)
 
 
@@ -193,7 +197,7 @@ def _as_in_a_step(model: nn.Module, size: int) -> AbstractContextManager[None]:
     return running_statistics_used(model) if size == 1 else nullcontext()
 
 
-def _filled(model: nn.Module, prefix: Prefix, reading: Reading, left: Kept) -> Activations:
+def _filled(model: nn.Module, prefix: Prefix, reading: Reading, left: Kept, way: Way) -> Activations:
     """Run every row through the first half, in batches of one size; the last one is filled up with the rows before.
 
     Raises:
@@ -205,7 +209,7 @@ def _filled(model: nn.Module, prefix: Prefix, reading: Reading, left: Kept) -> A
     on_disk = False
     for new in range(0, num_rows, size):
         start = min(new, num_rows - size)
-        values = prefix.compute(_inputs(model, rows, rows.ids[start : start + size]))
+        values = prefix.compute(_inputs(model, rows, rows.ids[start : start + size], way))
         if not held:
             layouts = [_layout(value, size) for value in values]
             shaped = [value.permute(layout)[0] for value, layout in zip(values, layouts, strict=True)]
@@ -239,7 +243,7 @@ def _room(shaped: list[Tensor], num_rows: int, left: Kept) -> tuple[tuple[Tensor
         raise Uncut(str(error)) from error
 
 
-def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: int) -> bool:
+def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: int, way: Way = PLAIN) -> bool:
     """Say whether a batch of so many rows, answered from what is kept, has the bits of the plain forward pass.
 
     A kernel may treat some places of a batch otherwise than others. If it does so in batches of the size that the store was
@@ -254,13 +258,14 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
         size: rows of the batch.
         filled: rows of the batches that it was filled with.
         seed: of the run.
+        way: in which layout images come.
     """
     draws, num_rows, times = seeds.generator(seed, "kept", size), len(kept.rows), _num_tries(kept, filled)
     moved_on = [torch.arange(filled).roll(1)] * (times if size == filled else 0)
     for order in (*moved_on, *(torch.randperm(filled, generator=draws) for _ in range(times))):
         places = order + filled * torch.randint(num_rows // filled, (filled,), generator=draws)
         ids = kept.rows.ids[torch.cat([places, torch.arange(num_rows).flip(0)])[:size]]
-        inputs, found = _inputs(model, kept.rows, ids), kept.read(ids)
+        inputs, found = _inputs(model, kept.rows, ids, way), kept.read(ids)
         if not all(_same(one, other) for one, other in zip(kept.prefix.compute(inputs), found, strict=True)):
             return False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from excise import checks, params, seeds
+from excise import checks, errors, params, seeds
+from excise.distributed import Processes
 from excise.store.files import sweep
 from excise.store.generations import Generation, Generations
 from excise.train.hooks import EpochTrace, Hooks
@@ -82,6 +83,10 @@ class Run(Protocol):
     def hooks(self) -> Hooks:
         """Who watches."""
 
+    @property
+    def processes(self) -> Processes:
+        """Who does it together."""
+
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
     """How far a stage has come.
@@ -140,6 +145,8 @@ class Checkpoints:
     For the bits to be the same, an objective must follow from network, batch, epoch and step; what a data set draws must
     come from torch's, numpy's or Python's global generator; and what a module carries from step to step must be a
     parameter or a buffer, and no plain attribute.
+
+    Of several processes the first writes, all read the same directory, and they must be as many as before.
 
     Args:
         directory: for this run alone. None for a run whose own stages keep nothing, and that lends `seconds` and `stop` to
@@ -224,16 +231,21 @@ class Checkpoints:
         self._stages += 1
         self._switch.inside = True
         try:
-            own = [self._stages, name, self._about, self._fingerprint, dict(facts), _surroundings(model)]
+            own: list[Any] = [self._stages, name, self._about, self._fingerprint, dict(facts), _surroundings(model)]
+            own += [run.processes.size] if run.processes.several else []
             belongs = hashlib.sha256(msgspec.json.encode(own, order="deterministic")).hexdigest()
             yield Stage(self, self._generations, (self._stages, name, belongs), carried, run)
         finally:
             self._switch.inside = False
             self._switch.give_way()
 
-    def due(self) -> bool:
-        """Say whether it is time to keep a checkpoint."""
-        return self._switch.error is not None or time.perf_counter() - self._kept_at >= self.seconds
+    def due(self, processes: Processes) -> bool:
+        """Say whether it is time to keep a checkpoint: to all at once, and where one is to stop, all are."""
+        own = 2 if self._switch.error is not None else int(time.perf_counter() - self._kept_at >= self.seconds)
+        joint = processes.largest(own)
+        if joint > max(own, 1):
+            self._switch.error = KeyboardInterrupt()
+        return joint > 0
 
     def kept(self) -> None:
         """Note that a checkpoint was kept; raise what a stop asked for."""
@@ -276,7 +288,10 @@ class Stage:
         if found is None and skipped:
             self._tell("no checkpoint is left that is whole; the stage starts anew")
         known = None if found is None else self._usable(found)
-        if found is None or known is None:
+        together = self._run.processes
+        seen = {"checkpoint": "" if found is None else f"{found.path} {found.facts}"}
+        together.require_same(seen, "all must see one directory of checkpoints", errors.BadRequest)
+        if together.anywhere(fact=known is None) or found is None or known is None:
             return Position()
         for name, part in self._carried.parts().items():
             part.recall_(_part(name, found.tensors))
@@ -294,17 +309,20 @@ class Stage:
         self._started -= position.seconds
         where = f"after {position.epoch} epochs" + (f" and {position.step} steps" if position.step else "")
         self._tell(f"goes on from its checkpoint {where}")
-        seeds.restore_(_part("generators", found.tensors))
+        seeds.restore_(_part(f"generators/{together.rank}" if together.several else "generators", found.tensors))
         return position
 
-    def after_step(self, epoch: int, step: int, loss_sum: float, epoch_seconds: float) -> None:
-        """Keep the state after the first `step` steps of an epoch if it is time to; raise if it is time to stop."""
-        if self._checkpoints.due():
-            self._keep(Position(epoch=epoch, step=step, loss_sum=loss_sum, epoch_seconds=epoch_seconds))
+    def after_step(self, epoch: int, step: int, loss_sum: Callable[[], float], epoch_seconds: float) -> None:
+        """Keep the state after the first `step` steps of an epoch if it is time to; raise if it is time to stop.
+
+        The sum of the losses is asked for only then, and raises where one is not finite: such a state is not kept.
+        """
+        if self._checkpoints.due(self._run.processes):
+            self._keep(Position(epoch=epoch, step=step, loss_sum=loss_sum(), epoch_seconds=epoch_seconds))
 
     def after_epoch(self, epochs: int, *, last: bool) -> None:
         """Keep the state after so many epochs if it is time to, or if they are all; raise if it is time to stop."""
-        if self._checkpoints.due() or (last and self._checkpoints.ends):
+        if self._checkpoints.due(self._run.processes) or (last and self._checkpoints.ends):
             self._keep(Position(epoch=epochs), without=("sound", "optimizer") if last else ("sound",))
 
     def looking(self) -> AbstractContextManager[None]:
@@ -321,13 +339,23 @@ class Stage:
             forward_rows=cost.forward_rows - forward,
             trace=tuple(self._run.trace[epochs:]),
         )
-        tensors = {f"generators/{name}": value for name, value in seeds.states().items()}
+        tensors = {f"generators/{name}": value for name, value in self._generators().items()}
         for name, part in self._carried.parts().items():
             if name not in without:
                 tensors |= {f"{name}/{key}": value for key, value in part.remembered().items()}
         facts = _Facts(belongs=self._belongs, threads=torch.get_num_threads(), position=whole)
-        self._generations.keep(tensors, facts, series=self._number)
+        if self._run.processes.is_first:
+            self._generations.keep(tensors, facts, series=self._number)
+        self._run.processes.barrier()
         self._checkpoints.kept()
+
+    def _generators(self) -> dict[str, Tensor]:
+        """Give the states of the generators of random numbers, those of all processes."""
+        together = self._run.processes
+        if not together.several:
+            return seeds.states()
+        every = {name: together.gathered(value) for name, value in seeds.states().items()}
+        return {f"{rank}/{name}": value[rank] for name, value in every.items() for rank in range(together.size)}
 
     def _usable(self, found: Generation) -> _Facts | None:
         """Give what a generation says if it belongs to this very stage; else tell why it is not used."""

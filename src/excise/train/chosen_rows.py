@@ -8,8 +8,9 @@ kernels of the backward pass. A third or more of a step is spent on gradients of
 The parameter itself goes on asking for a gradient. Whatever reaches it another way (a penalty on the weights, a tied
 embedding, a functional call, a second derivative) arrives in `parameter.grad` as ever, and belongs to the leaf's gradient
 too. So a layer may leave the short way in any call that it was not made for, and nothing is lost: under `vmap`,
-`functional_call`, `torch.compile` and autocast, with tensors of other kinds than plain ones, and with hooks on the weight,
-which are to see the whole gradient.
+`functional_call` and `torch.compile`, with tensors of other kinds than plain ones, and with hooks on the weight, which are to
+see the whole gradient. Under autocast it computes in the precision that torch's own would, and the leaf's gradient has the
+leaf's.
 """
 
 from __future__ import annotations
@@ -116,9 +117,12 @@ class _Switch:
     on: bool = False
 
 
-def _autocast(device_type: str) -> bool:
-    """Say whether autocast is on; a device that has none (`meta`) is no error here."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+def _autocast(inputs: Tensor) -> torch.dtype | None:
+    """Give the precision that autocast has a layer compute in; None where it is off, or the device has none (`meta`)."""
+    kind = inputs.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
 
 
 class _Operation(ABC):
@@ -247,16 +251,20 @@ class _Forward:
         self._module, self._rows, self._switch = module, rows, switch
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        module, leaf = self._module, self._rows.leaf
+        module, leaf, bias = self._module, self._rows.leaf, self._module.bias
         operation = None
         if len(arguments) == 1 and not named and not torch.compiler.is_compiling() and self._plain(arguments[0]):
             operation = _operation(module)  # as it stands now: a network may change a stride while it runs
         if operation is None or arguments[0].ndim not in operation.dims:
             return type(module).forward(module, *arguments, **named)
+        inputs = operation.prepared(arguments[0])
+        dtype = _autocast(inputs)
+        if dtype is not None:
+            inputs, bias = inputs.to(dtype), None if bias is None else bias.to(dtype)
         return _ChosenRowsAlone.apply(  # type: ignore[no-untyped-call]
-            operation.prepared(arguments[0]),
+            inputs,
             self._rows.parameter,
-            module.bias,
+            bias,
             leaf.view_as(leaf),  # a node of its own, so that backward can ask whether it is wanted
             operation,
             self._rows.index,
@@ -278,9 +286,9 @@ class _Forward:
             and type(inputs) in (Tensor, nn.Parameter)
             and inputs.layout is torch.strided
             and not inputs.is_nested
-            and inputs.dtype is weight.dtype
+            and (inputs.dtype is weight.dtype or inputs.dtype is _autocast(inputs))
+            and (weight.dtype is torch.float32 or _autocast(inputs) is None)
             and inputs.device == weight.device
-            and not _autocast(inputs.device.type)
             and not torch._C._are_functorch_transforms_active()
             and forward_ad.unpack_dual(inputs).tangent is None  # type: ignore[no-untyped-call]
         )
@@ -307,7 +315,7 @@ class _ChosenRowsAlone(torch.autograd.Function):
         """Give the layer's outputs, `[batch, channels, ...]` (a linear layer's channels come last)."""
         ctx.save_for_backward(inputs, weight)
         ctx.leaf, ctx.operation, ctx.index, ctx.switch = leaf.grad_fn, operation, index, switch
-        outputs = operation.outputs(inputs, weight, bias)
+        outputs = operation.outputs(inputs, weight.to(inputs.dtype), bias)
         # a view would not take an in-place operation after it
         return torch.ops.aten._unsafe_view(outputs, outputs.shape) if outputs._is_view() else outputs
 
@@ -316,6 +324,7 @@ class _ChosenRowsAlone(torch.autograd.Function):
         """Give the gradients of inputs, weight, bias and leaf."""
         inputs, weight = ctx.saved_tensors
         operation: _Operation = ctx.operation
+        precision, weight = weight.dtype, weight.to(inputs.dtype)
         to_inputs = to_weight = to_bias = to_leaf = None
         if ctx.needs_input_grad[0]:
             to_inputs = operation.to_inputs(gradient, inputs, weight)
@@ -324,7 +333,7 @@ class _ChosenRowsAlone(torch.autograd.Function):
         like = weight.detach()
         if ctx.switch.on and torch._C._will_engine_execute_node(ctx.leaf):
             few = operation.channels(gradient, ctx.index)
-            to_leaf = operation.to_weight(few, inputs, like[: len(ctx.index)])
+            to_leaf = operation.to_weight(few, inputs, like[: len(ctx.index)]).to(precision)
         else:
-            to_weight = operation.to_weight(gradient, inputs, like)
+            to_weight = operation.to_weight(gradient, inputs, like).to(precision)
         return to_inputs, to_weight, to_bias, to_leaf, None, None, None

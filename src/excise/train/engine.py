@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from excise import errors, params
+from excise.distributed import Processes
 from excise.masks import Mask
 from excise.train.checkpoints import Checkpoints
 from excise.train.hooks import EpochTrace, Hooks
+from excise.train.machine import Machine
 from excise.train.task import Task
 
 
@@ -90,6 +92,8 @@ class Engine:
         slow: coordinates whose gradient is multiplied by a factor before each step; None for no such.
         hooks: who watches.
         checkpoints: where the loop keeps what a killed run goes on from; None for nowhere.
+        machine: how the work is done; on a CPU the default is plain PyTorch.
+        processes: who shares the rows of every batch; costs are those of all of them together.
         keep: how much may be kept of activations that are the same in every step; None to compute them in every step. The
             result is the same to the bit.
         cost: what was spent; the only thing here that changes.
@@ -104,6 +108,8 @@ class Engine:
     slow: tuple[Mask, float] | None = None
     hooks: Hooks = field(default_factory=Hooks)
     checkpoints: Checkpoints | None = None
+    machine: Machine = Machine()  # noqa: RUF009 - a frozen value
+    processes: Processes = Processes.alone()  # noqa: RUF009 - frozen
     keep: Kept | None = KEPT
     cost: Cost = field(default_factory=Cost)
     trace: list[EpochTrace] = field(default_factory=list)

@@ -132,7 +132,7 @@ def footprint(
         "finish": {
             **both,
             "patch": 2 * chosen + PLACE_BYTES * round(mask_fraction * count),  # places, old values and new ones
-            "comparison": max((_bytes(value) + 2 * value.numel() for value in own.values()), default=0),
+            "comparison": max(value.numel() for value in own.values()),  # one boolean a weight, a parameter at a time
         },
     }
     return Footprint(phases, sum(value.numel() for value in own.values()))

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from excise import seeds
-from excise.data.batches import Batch, UnreadBatch, num_batches, read_batch
+from excise import errors, params, seeds
+from excise.data.batches import num_batches
 from excise.data.rows import Rows
+from excise.distributed import normalised_together, sharded
 from excise.masks import Mask
-from excise.train.activations import Activations, keep_activations
+from excise.train.activations import keep_activations
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
+from excise.train.compiling import compiled
 from excise.train.engine import Engine
+from excise.train.feeding import Feed
 from excise.train.hooks import EpochTrace
-from excise.train.masked import Statistics, enforced
-from excise.train.order import order_of_stream, readings_of, steps_of
+from excise.train.losses import Losses, looks_every
+from excise.train.masked import Statistics, enforced, frozen_digest
+from excise.train.order import Schedule, readings_of
 from excise.train.plan import TrainPlan
+from excise.train.running import PLAIN, Running, laid_out, without_autocast
 from excise.train.sound import NetworkState, OptimizerState, Sound
-from excise.train.step import Passes, Step
+from excise.train.step import Objective, Passes, Step
 from excise.train.task import device_of
 
 
+@without_autocast()
 @torch.enable_grad()
 def fit_(
     model: nn.Module,
@@ -43,6 +48,10 @@ def fit_(
     after_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
+
+    Several processes take the same steps together: each draws the same order, reads its share of every batch, and only
+    gradients of what may change are exchanged. Layers that draw random numbers draw others in each process. Activations are
+    not kept then, a process's share is of other rows in every epoch; and nothing is compiled.
 
     Args:
         model: changed in place, inside the mask only.
@@ -60,6 +69,8 @@ def fit_(
     Raises:
         errors.Diverged: an objective, a weight or a buffer stopped being finite; carries the state after the last sound
             epoch, which is also what `model` then holds.
+        errors.BadRequest: an objective came to different values in different processes.
+        errors.UnsupportedModel: so did a buffer, or the network has a layer whose statistics cannot be taken together.
     """
     single = next(model.buffers(), None) is None  # batch statistics need two rows
     sizes = {name: (batch_sizes or {}).get(name, plan.batch_size) for name in rows}
@@ -69,36 +80,49 @@ def fit_(
     }
     streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
     every = [sum(steps[pace] for pace, *_ in some) for some in streams]
+    way = engine.machine.way(model, sum(every))
     engine.hooks.on_stage(stage, sum(every))
-    with enforced(model, mask, statistics, engine.slow) as free, seeds.isolated(engine.seed, stage, "loop"):
+    together, own = engine.processes, () if engine.processes.is_first else (engine.processes.rank,)
+    with (
+        sharded(model, together) as twin,
+        laid_out(model := twin.network, PLAIN if together.sharded else way, mask),
+        enforced(model, mask, statistics, engine.slow, together) as free,
+        normalised_together(model, together) as joint,
+        seeds.isolated(engine.seed, stage, "loop", *own),
+        _frozen_kept(model, mask, statistics, stage, engine),
+        ExitStack() as ending,
+    ):
         optimizer = plan.make_optimizer(free.leaves) if free.leaves else None
-        sound = Sound(model, free)
+        sound = Sound(model, free, stage)
         carried = Carried(
             network=NetworkState(model, free),
             sound=sound,
             optimizer=OptimizerState(optimizer),
             watch=after_epoch if isinstance(after_epoch, Remembers) else None,
         )
-        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps}
+        schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
+        made = None if together.several else compiled(model, way, sizes.values(), engine.hooks, stage)
+        run = Running(model, engine.task, way, made)
+        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts(), **_read(rows)}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
+            feed = ending.enter_context(closing(Feed(schedule, (at.epoch, at.step), device_of(model), together)))
             readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
-            kept = keep_activations(model, readings, engine, stage)
+            alone = not (plan.augment or together.several)
+            kept = keep_activations(model, readings, engine, stage, way) if alone else {}
             if at == Position():  # a run that goes on was charged for it when it began
                 engine.cost.count(forward=sum(one.num_run for one in kept.values()))
             for epoch in range(at.epoch, plan.epochs):
-                started, total = time.perf_counter() - at.epoch_seconds, at.loss_sum
+                started = time.perf_counter() - at.epoch_seconds
+                losses = Losses(sound.require_finite, looks_every(way.kind), epoch, at.loss_sum)
                 for group in optimizer.param_groups if optimizer else ():
                     group["lr"] = plan.lr_at(epoch)
-                orders = {
-                    name: order_of_stream(some, name, sizes[name], epoch, plan, engine.seed, keep_single=single)
-                    for name, some in rows.items()
-                }
-                every_step = enumerate(steps_of(passes(epoch), orders))
-                for index, (objective, ids) in itertools.islice(every_step, at.step, None):
-                    now = {name: _batch(model, rows[name], some, kept.get(name)) for name, some in ids.items()}
-                    loss = objective(Step(model, epoch, index, engine, now, kept))
-                    total += sound.require_finite(loss, stage, epoch)
+                agreed: Objective | None = None
+                for index, objective, ids in schedule.steps(epoch, at.step):
+                    now = feed.read(epoch, index, ids, kept)
+                    loss = objective(Step(model, epoch, index, engine, now, kept, run, ids, joint, free.shards))
+                    agreed = _agreed(objective, agreed, loss, stage, engine)
+                    losses.add(loss)
                     # a mask may hold only what the loss does not reach
                     if optimizer is not None and loss.requires_grad:
                         free.backward(loss)
@@ -106,13 +130,16 @@ def fit_(
                         optimizer.zero_grad()
                     engine.hooks.on_step()
                     if saved is not None:
-                        saved.after_step(epoch, index + 1, total, time.perf_counter() - started)
-                sound.keep(stage, epoch)
+                        saved.after_step(epoch, index + 1, losses.total, time.perf_counter() - started)
+                total = losses.total()
+                sound.keep(epoch)
+                _require_one_network(model, free.leaves if epoch + 1 == plan.epochs else [], stage, engine)
                 seconds = time.perf_counter() - started
                 engine.record(
                     EpochTrace(stage, epoch, total / max(every[epoch], 1), plan.lr_at(epoch), every[epoch], seconds)
                 )
                 if after_epoch is not None:
+                    twin.write_back_()
                     with nullcontext() if saved is None else saved.looking():
                         after_epoch(epoch)
                 at = Position()
@@ -121,10 +148,47 @@ def fit_(
     engine.hooks.on_stage_end(stage)
 
 
-def _batch(model: nn.Module, rows: Rows, ids: Tensor, kept: Activations | None) -> Batch:
-    """Read a batch; where its activations are kept, only if somebody asks for its content."""
-    unread = kept is not None and kept.serves(len(ids))
-    return (UnreadBatch if unread else read_batch)(rows.source, ids, device_of(model))
+def _agreed(objective: Objective, before: Objective | None, loss: Tensor, stage: str, engine: Engine) -> Objective:
+    """Refuse an objective, other than the one before, whose value is not the same in all processes."""
+    if objective is not before and engine.processes.several:
+        engine.processes.require_same(
+            {f"value of the objective of {stage}": float(loss.detach()).hex()},
+            "take means over rows by step.mean or step.mean_loss, and (with fsdp) sums over weights by step.total",
+            errors.BadRequest,
+        )
+    return objective
+
+
+def _require_one_network(model: nn.Module, leaves: list[Tensor], stage: str, engine: Engine) -> None:
+    if engine.processes.several:
+        values = {str(place): leaf for place, leaf in enumerate(leaves if not engine.processes.sharded else ())}
+        engine.processes.require_same(
+            {
+                f"buffers after an epoch of {stage}": params.digest(dict(model.named_buffers())),
+                f"weights after {stage}": params.digest(values),
+            },
+            "a module that keeps statistics of its rows cannot share them, and machines must compute alike; "
+            "use one process",
+            errors.UnsupportedModel,
+        )
+
+
+@contextmanager
+def _frozen_kept(model: nn.Module, mask: Mask, statistics: Statistics, stage: str, engine: Engine) -> Iterator[None]:
+    """Where a network is sharded, hold it to the mask's promise in each process, for what lies there."""
+    if not engine.processes.sharded:
+        yield
+        return
+    before = frozen_digest(model, mask, statistics)
+    yield
+    if engine.processes.anywhere(fact=frozen_digest(model, mask, statistics) != before):
+        raise errors.Refused(f"{stage}: something outside the mask moved in a shard; the result was dropped")
+
+
+def _read(rows: Mapping[str, Rows]) -> dict[str, Any]:
+    """Name the streams that workers read: what their data draw is drawn otherwise."""
+    ahead = sorted(name for name, some in rows.items() if some.source.workers)
+    return {"workers": ahead} if ahead else {}
 
 
 def _saved(

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import errors, params
+from excise.distributed import Processes, Shard, shard_of
 from excise.masks import Mask
 from excise.train.chosen_rows import ChosenLayers, ChosenRows
 
@@ -138,21 +139,66 @@ class _Chosen(_Part):
             target[torch.unravel_index(index, target.shape)] = values
 
 
-def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
-    if entry.numel() == 1:
-        return _Whole(parameter) if bool(entry) else None
-    by_row = entry.ndim <= 1 or entry.numel() == entry.shape[0]
+class _Here(_Part):
+    """What may change of the rows of a sharded parameter that lie here, as a part of those rows; there may be none."""
+
+    def __init__(self, parameter: nn.Parameter, shard: Shard, entry: Tensor) -> None:
+        self._parameter, self._shard = parameter, shard
+        self.rows = nn.Parameter(shard.local)
+        whole = entry.numel() == 1
+        self._part = _Whole(self.rows) if whole else _chosen(self.rows, shard.of(entry), like=entry)
+        self.leaf = self._part.leaf
+
+    def pick(self, full: Tensor) -> Tensor:
+        return self._part.pick(self._shard.of(full))
+
+    def gather_gradient(self) -> None:
+        gradient = self._parameter.grad
+        if gradient is not None:
+            here: Tensor = gradient.to_local()  # type: ignore[attr-defined]
+            self.rows.grad = here if self.rows.grad is None else self.rows.grad + here
+        self._parameter.grad = None
+        self._part.gather_gradient()
+
+    def write_back(self) -> None:
+        self._part.write_back()
+
+
+def _chosen(parameter: nn.Parameter, entry: Tensor, like: Tensor) -> _Chosen:
+    """Give the part for an entry, by rows or by single weights as another entry is."""
     index = (entry.reshape(-1)).nonzero().flatten().to(parameter.device, torch.int32)
-    return _Chosen(parameter, index, flat=not by_row)
+    return _Chosen(parameter, index, flat=picked_one_by_one(like))
+
+
+def picked_one_by_one(entry: Tensor) -> bool:
+    """Say whether a parameter's entry in a mask, in its smallest shape, chooses single weights rather than all or rows."""
+    return entry.ndim > 1 and entry.numel() not in (1, entry.shape[0])
+
+
+def _part(parameter: nn.Parameter, entry: Tensor) -> _Part | None:
+    if entry.numel() == 1 and not bool(entry):
+        return None
+    if (shard := shard_of(parameter)) is not None:
+        return _Here(parameter, shard, entry)
+    return _Whole(parameter) if entry.numel() == 1 else _chosen(parameter, entry, like=entry)
 
 
 class MaskedParameters:
     """The coordinates of a network that may change, ready for an optimizer. Made by `enforced`."""
 
-    def __init__(self, model: nn.Module, mask: Mask, slow: tuple[Mask, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: Mask,
+        slow: tuple[Mask, float] | None = None,
+        processes: Processes = Processes.alone(),  # noqa: B008 - frozen
+    ) -> None:
+        self._processes = processes
         found = params.named_parameters(model)
         parts = {name: _part(value, mask.entry(name)) for name, value in found.items()}
         self._parts = [part for part in parts.values() if part]
+        here = ((value, shard_of(value), parts[name]) for name, value in found.items())
+        self.shards = [part.rows if isinstance(part, _Here) else shard.local for _, shard, part in here if shard]
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])
@@ -170,16 +216,35 @@ class MaskedParameters:
 
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
-        """Take one optimizer step on the chosen coordinates alone, gradients clipped to `clip_norm` if given."""
+        """Take one optimizer step on the chosen coordinates alone, gradients clipped to `clip_norm` if given.
+
+        Only their gradients are exchanged between processes.
+        """
         for part in self._parts:
             part.gather_gradient()
+        if self._processes.several and not self._processes.sharded:  # of sharded ones they are averaged already
+            found = self._processes.averaged([leaf.grad for leaf in self.leaves], self.leaves)
+            for leaf, gradient in zip(self.leaves, found, strict=True):
+                leaf.grad = gradient
+        for part in self._parts:
             if part.pace is not None and part.leaf.grad is not None:
                 part.leaf.grad.mul_(part.pace)
-        if clip_norm is not None:
+        if clip_norm is not None and self._processes.sharded:
+            self._clip_together(clip_norm)
+        elif clip_norm is not None:
             nn.utils.clip_grad_norm_(self.leaves, clip_norm)
         optimizer.step()
         for part in self._parts:
             part.write_back()
+
+    def _clip_together(self, clip_norm: float) -> None:
+        """Clip as torch does, by the norm of the gradients of all processes."""
+        gradients = [leaf.grad for leaf in self.leaves if leaf.grad is not None]
+        norms = [gradient.norm() for gradient in gradients]
+        squares = torch.stack(norms).square().sum() if norms else self.leaves[0].new_zeros(())
+        norm = self._processes.total(squares.detach()).sqrt()
+        for gradient in gradients:
+            gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0).to(gradient.device))
 
     @torch.no_grad()
     def values(self) -> list[Tensor]:
@@ -195,17 +260,23 @@ class MaskedParameters:
 
     def finite(self) -> bool:
         """Say whether every chosen coordinate is a finite number."""
-        return all(bool(leaf.isfinite().all()) for leaf in self.leaves)
+        each = [leaf.isfinite().all() for leaf in self.leaves]
+        here = not each or bool(torch.stack([one.to(each[0].device) for one in each]).all())  # one look
+        return not (self._processes.anywhere(fact=not here) if self._processes.sharded else not here)
 
 
 @contextmanager
 def enforced(
-    model: nn.Module, mask: Mask, statistics: Statistics, slow: tuple[Mask, float] | None = None
+    model: nn.Module,
+    mask: Mask,
+    statistics: Statistics,
+    slow: tuple[Mask, float] | None = None,
+    processes: Processes = Processes.alone(),  # noqa: B008 - frozen
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
     Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the
-    coordinates in `slow` are multiplied by its factor before each step.
+    coordinates in `slow` are multiplied by its factor before each step; those of several processes are averaged.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
@@ -216,7 +287,7 @@ def enforced(
         for name, value in params.named_parameters(model).items():
             value.grad = None
             value.requires_grad_(_reaches(allowed, name))
-        free = MaskedParameters(model, allowed, slow)
+        free = MaskedParameters(model, allowed, slow, processes)
         with free.layers.watched():
             yield free
 
@@ -281,6 +352,8 @@ def frozen_digest(
 ) -> str:
     """Give the SHA-256 of everything that must not move: coordinates outside the mask, and buffers of held modules.
 
+    Of a sharded network it is that of the coordinates that lie here.
+
     Buffers named in `leaving_out` are left out: running statistics that are to be recomputed.
     """
     model = params.unwrapped(model)
@@ -301,6 +374,8 @@ def frozen_digest(
 
 def _outside(parameter: Tensor, entry: Tensor) -> Tensor:
     """Give the coordinates outside an entry, flat, on the CPU: whole rows at once where the entry is of rows."""
+    if (shard := shard_of(parameter)) is not None:
+        parameter, entry = shard.local, entry if entry.numel() == 1 else shard.of(entry)
     value, frozen = parameter.detach().cpu(), ~entry.reshape(-1)
     if len(frozen) == 1:
         return value.reshape(-1)[: None if bool(frozen) else 0]

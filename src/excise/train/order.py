@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,7 +14,40 @@ from excise.data.batches import in_batches, order_of
 from excise.data.rows import Rows
 from excise.train.activations import Reading
 from excise.train.plan import TrainPlan
-from excise.train.step import Objective, Pass
+from excise.train.step import Objective, Pass, Passes
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Every step of a training, and the rows of each, without reading one.
+
+    Attributes:
+        passes: what each epoch consists of.
+        rows: by name of stream.
+        sizes: of batches, by name of stream.
+        plan: epochs, shuffling, last batches.
+        seed: of the orders.
+        keep_single: whether a final batch of one row stays by itself.
+    """
+
+    passes: Passes
+    rows: Mapping[str, Rows]
+    sizes: Mapping[str, int]
+    plan: TrainPlan
+    seed: int
+    keep_single: bool
+
+    def steps(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Objective, dict[str, Tensor]]]:
+        """Give the steps of an epoch from the `first` on: number, objective, and the ids of one batch a stream."""
+        orders = {
+            name: order_of_stream(
+                some, name, self.sizes[name], epoch, self.plan, self.seed, keep_single=self.keep_single
+            )
+            for name, some in self.rows.items()
+        }
+        every = enumerate(steps_of(self.passes(epoch), orders))
+        for index, (objective, ids) in itertools.islice(every, first, None):
+            yield index, objective, ids
 
 
 def steps_of(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from excise import checks, errors
+from excise.train.augment import Augment
 
 
 class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +34,8 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         drop_last: leave out a final batch that is not full.
         clip_norm: upper bound on the norm of the gradient of the weights that may change; None for no bound.
         implementation: torch's `foreach` or `fused` optimizer loop, or its `default` choice.
+        augment: what is done to images at random in training steps; false (`None`) for nothing. It is written down only
+            where there is any, so that keys and records of plans without it are those of earlier versions.
 
     Raises:
         errors.BadRequest: a value out of range, by name.
@@ -56,9 +59,14 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     drop_last: bool = False
     clip_norm: float | None = None
     implementation: Literal["default", "foreach", "fused"] = "default"
+    augment: Augment | msgspec.UnsetType | None = msgspec.UNSET
 
     def __post_init__(self) -> None:
         """Check every field."""
+        if self.augment is None:
+            msgspec.structs.force_setattr(self, "augment", msgspec.UNSET)
+        elif self.augment is not msgspec.UNSET and not isinstance(self.augment, Augment):
+            raise errors.BadRequest(f"augment: expected an Augment, or None, found {type(self.augment).__name__}")
         checks.require_positive_int("epochs", self.epochs)
         checks.require_positive_int("batch_size", self.batch_size)
         for name in ("lr", "momentum", "weight_decay", "final_lr_fraction", "milestone_factor"):

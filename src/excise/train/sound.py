@@ -50,14 +50,26 @@ class OptimizerState:
             place, _, name = key.partition("/")
             state.setdefault(int(place), {})[name] = value.clone()
         if self._optimizer is not None:
+            leaves = self._optimizer.param_groups[0]["params"]
+            state = {number: _laid_out_as(leaves[number], own) for number, own in state.items()}
             self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+
+
+def _laid_out_as(leaf: Tensor, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give an optimizer's tensors of a leaf in the leaf's own layout, in which it had made them."""
+    return {
+        name: value
+        if value.shape != leaf.shape
+        else torch.empty_like(leaf, dtype=value.dtype, device="cpu").copy_(value)
+        for name, value in own.items()
+    }
 
 
 class Sound:
     """The last state in which everything was finite: the chosen coordinates and the buffers."""
 
-    def __init__(self, model: nn.Module, free: MaskedParameters) -> None:
-        self._model, self._free = model, free
+    def __init__(self, model: nn.Module, free: MaskedParameters, stage: str) -> None:
+        self._model, self._free, self._stage = model, free, stage
         self._values, self._buffers = free.values(), params.snapshot(dict(model.named_buffers()))
 
     def remembered(self) -> dict[str, Tensor]:
@@ -75,17 +87,19 @@ class Sound:
         for name, kept in self._buffers.items():
             kept.copy_(tensors[f"buffer/{name}"])
 
-    def keep(self, stage: str, epoch: int) -> None:
+    def keep(self, epoch: int) -> None:
         """Take over the state at the end of an epoch.
 
         Raises:
             errors.Diverged: it is not finite.
         """
         if not self._free.finite():
-            self._stop(f"{stage}: a weight stopped being finite in epoch {epoch + 1}")
-        for name, buffer in self._model.named_buffers():
-            if bool((self._buffers[name].isfinite() & ~buffer.isfinite()).any()):  # one may be built of infinities
-                self._stop(f"{stage}: buffer {name!r} stopped being finite in epoch {epoch + 1}")
+            self._stop(f"{self._stage}: a weight stopped being finite in epoch {epoch + 1}")
+        buffers = dict(self._model.named_buffers())  # one may be built of infinities
+        broken = [(self._buffers[name].isfinite() & ~buffer.isfinite()).any() for name, buffer in buffers.items()]
+        if broken and bool(torch.stack([one.to(broken[0].device) for one in broken]).any()):  # one look
+            name = next(name for name, one in zip(buffers, broken, strict=True) if bool(one))
+            self._stop(f"{self._stage}: buffer {name!r} stopped being finite in epoch {epoch + 1}")
         self._take()
 
     def _take(self) -> None:
@@ -94,7 +108,7 @@ class Sound:
         for name, buffer in self._model.named_buffers():
             self._buffers[name].copy_(buffer)
 
-    def require_finite(self, loss: Tensor, stage: str, epoch: int) -> float:
+    def require_finite(self, loss: Tensor, epoch: int) -> float:
         """Give the value of a loss.
 
         Raises:
@@ -102,7 +116,7 @@ class Sound:
         """
         value = float(loss.detach())
         if not math.isfinite(value):
-            self._stop(f"{stage}: the loss became {value} in epoch {epoch + 1}")
+            self._stop(f"{self._stage}: the loss became {value} in epoch {epoch + 1}")
         return value
 
     def _stop(self, what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from excise import errors, params
-from excise.data.batches import Batch
+from excise.train.machine import Way
+from excise.train.running import PLAIN, outputs
 from excise.train.stacked_operations import StackedOperations
 from excise.train.statistics import running_statistics_used
 from excise.train.task import Task, device_of
@@ -22,17 +24,22 @@ from excise.train.task import Task, device_of
 class _MeanLoss(nn.Module):
     """The mean loss of a batch as a module, so that the network inside can be called with other weights."""
 
-    def __init__(self, model: nn.Module, task: Task) -> None:
+    def __init__(self, model: nn.Module, task: Task, way: Way) -> None:
         super().__init__()
         self.model = model
-        self._task = task
+        self._task, self._way = task, way
 
     def forward(self, content: Any, num_rows: int) -> Tensor:
-        return self._task.losses(self.model, Batch(torch.empty(num_rows, dtype=torch.int64), content)).mean()
+        return self._task.losses_of(*outputs(self._task, self.model, content, self._way), num_rows).mean()
 
 
 class Stacked:
     """Networks of one architecture as one. Holds copies: the networks themselves change in `write_` alone.
+
+    Args:
+        models: the networks.
+        task: forward and loss.
+        way: in which precision they run; the layout is this class's own.
 
     Attributes:
         leaves: `[models, ...]` by name, what is trained: the parameters that ask for a gradient.
@@ -42,14 +49,14 @@ class Stacked:
         errors.BadRequest: networks that differ in more than values.
     """
 
-    def __init__(self, models: Sequence[nn.Module], task: Task) -> None:
+    def __init__(self, models: Sequence[nn.Module], task: Task, way: Way = PLAIN) -> None:
         _require_alike(models)
         self._models = models
         # grouped convolutions and normalisations over many networks take half the time when channels lie last; pooling loses
         self._channels_last = any(isinstance(module, nn.BatchNorm2d) for module in models[0].modules())
         code = params.clone_model(models[0])
         code.train()
-        self._code = _MeanLoss(code, task)
+        self._code = _MeanLoss(code, task, replace(way, channels_last=False))
         every = [dict(model.named_parameters()) for model in models]
         first = every[0]
         self.leaves = {name: _stack(every, name).requires_grad_() for name in first if first[name].requires_grad}

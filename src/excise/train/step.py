@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from excise import seeds
 from excise.data.batches import Batch
+from excise.distributed import JointStatistics, Processes
 from excise.train.activations import Activations
 from excise.train.engine import Engine
+from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
 
 
@@ -23,12 +25,20 @@ class Step:
     A batch of one row (a request for one person, say) is normalised by the running statistics and does not move them: it
     has no statistics of its own.
 
+    With several processes each has its share of every batch's rows, and what `mean` and `mean_loss` give is the mean over
+    all of them, the same in each: an objective may be any function of means and of the network's weights. A process whose
+    share is empty is given the batch's first row, which counts nowhere, so that all take the same steps.
+
     Attributes:
         model: the network, in training mode.
         epoch: counted from 0.
         index: of the step within its epoch, counted from 0.
-        batches: one a stream of the pass.
+        batches: one a stream of the pass, this process's rows.
         kept: by stream, what need not be computed again.
+        run: runs networks in the precision and layout of the run; the task's forward if None.
+        everyone: ids of the rows of all processes by stream; those of the batches where there is one process.
+        joint: whether what runs counts for the statistics of batch normalisation.
+        shards: what lies here of every parameter, where parameters are sharded.
     """
 
     model: nn.Module
@@ -37,47 +47,89 @@ class Step:
     engine: Engine
     batches: Mapping[str, Batch]
     kept: Mapping[str, Activations] = field(default_factory=dict)
+    run: Running | None = None
+    everyone: Mapping[str, Tensor] = field(default_factory=dict)
+    joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
+    shards: Sequence[Tensor] = ()
 
-    def _training(self, batch: Batch) -> AbstractContextManager[None]:
-        return running_statistics_used(self.model) if len(batch) == 1 else nullcontext()
+    def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
+
+    def ids(self, stream: str) -> Tensor:
+        """Give the ids of the step's rows of `stream`, those of all processes."""
+        return self.everyone.get(stream, self.batches[stream].ids)
+
+    def _training(self, stream: str) -> AbstractContextManager[None]:
+        if len(self.ids(stream)) == 1:
+            return running_statistics_used(self.model)
+        return self.joint.standing_in(idle=self._idle(stream)) if self.engine.processes.several else nullcontext()
+
+    def _idle(self, stream: str) -> bool:
+        """Whether this process has no row of the batch, and runs the first one to keep step."""
+        return len(self.engine.processes.share(self.ids(stream))) == 0
+
+    def mean(self, values: Tensor, stream: str) -> Tensor:
+        """Give the mean over the step's batch of `stream` of one value a row, `[batch]`, the rows of all processes."""
+        if not self.engine.processes.several:
+            return values.mean()
+        own = values[:0] if self._idle(stream) else values
+        return self.engine.processes.total(own.sum() / len(self.ids(stream)))
+
+    def total(self, of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Give the sum over all of the network's weights of a function of one weight, such as `torch.abs`.
+
+        Without sharding (see `Processes`) the same can be written with `model.parameters()`; with it, this alone is right.
+        """
+        if not self.engine.processes.sharded:
+            return torch.stack([of(value).sum() for value in self.model.parameters()]).sum()
+        own = torch.stack([of(value).sum() for value in self.shards]).sum()
+        return self.engine.processes.total(own, averaged=False)
+
+    def uniform(self, stream: str, *purpose: str | int) -> Tensor:
+        """Give a number in [0, 1) for each row of the step's batch of `stream`, float64 `[batch]`, whoever has the row."""
+        draws = torch.rand(len(self.ids(stream)), generator=self.generator(*purpose), dtype=torch.float64)
+        return self.engine.processes.own(draws)
 
     def _answers(self, batch: Batch, stream: str) -> tuple[Tensor, Tensor]:
         """Give logits and targets, as the engine's task does, from what is kept where that serves."""
         kept = self.kept.get(stream)
-        with self._training(batch):
+        with self._training(stream):
             if kept is not None and kept.serves(len(batch)):
-                return kept.answers(batch.ids)
-            return self.engine.task.forward(self.model, batch.content)
+                return self.run.answers(kept, batch.ids) if self.run else kept.answers(batch.ids)
+            return self._outputs(self.model, batch)
 
     def mean_loss(self, stream: str) -> Tensor:
         """Give the mean loss over the step's batch of `stream` (`retain`, `forget` or `train`), one forward pass."""
         batch = self.batches[stream]
-        self.engine.cost.count(trained=len(batch))
-        return self.engine.task.losses_of(*self._answers(batch, stream), len(batch)).mean()
+        self.engine.cost.count(trained=len(self.ids(stream)))
+        return self.mean(self.engine.task.losses_of(*self._answers(batch, stream), len(batch)), stream)
 
     def outputs(self, stream: str) -> tuple[Tensor, Tensor]:
-        """Give logits and targets of the step's batch of `stream`, one forward pass that is to be followed by a backward."""
-        batch = self.batches[stream]
-        self.engine.cost.count(trained=len(batch))
-        return self._answers(batch, stream)
+        """Give logits and targets of this process's rows of `stream`, one forward pass that a backward is to follow.
+
+        What is made of them is to be averaged by `mean`, over the rows of all processes.
+        """
+        self.engine.cost.count(trained=len(self.ids(stream)))
+        return self._answers(self.batches[stream], stream)
 
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
-        """Give another network's logits on the step's batch of `stream`, without gradient."""
-        batch = self.batches[stream]
-        self.engine.cost.count(forward=len(batch))
-        return self.engine.task.forward(network, batch.content)[0]
+        """Give another network's logits on this process's rows of `stream`, without gradient."""
+        self.engine.cost.count(forward=len(self.ids(stream)))
+        return self._outputs(network, self.batches[stream])[0]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """Give a generator for one purpose in this very step, a pure function of the run's seed."""
+        """Give a generator for one purpose in this very step, a pure function of the run's seed, the same in every process.
+
+        For one number a row take `uniform`.
+        """
         return seeds.generator(self.engine.seed, *purpose, self.epoch, self.index)
 
     @torch.no_grad()
     def observe(self, stream: str) -> None:
         """Run the step's batch of `stream` forward only, for the running statistics."""
-        batch = self.batches[stream]
-        self.engine.cost.count(forward=len(batch))
-        self._answers(batch, stream)
+        self.engine.cost.count(forward=len(self.ids(stream)))
+        self._answers(self.batches[stream], stream)
 
 
 Objective = Callable[[Step], Tensor]

@@ -97,7 +97,7 @@ class Task:
                     _require_labels(name, rows, logits.shape[1])
 
     def _probe(self, model: nn.Module, name: str, rows: Rows) -> Tensor:
-        batch = next(iter(batches(rows, 8, device_of(model))))
+        batch = next(iter(batches(rows.head(8), 8, device_of(model))))
         try:
             logits, _ = self.forward(model, batch.content)
         except errors.ExciseError:

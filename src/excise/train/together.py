@@ -21,12 +21,16 @@ from torch.utils._pytree import tree_map
 
 from excise import errors, params, seeds
 from excise.data.batches import batches, in_batches, num_batches, order_of, read_batch
+from excise.data.placing import total_bytes
 from excise.data.rows import Rows
 from excise.masks import Mask
+from excise.train.augment import Drawn, augmented, draw, joined
 from excise.train.engine import Cost, Engine
 from excise.train.hooks import EpochTrace, Hooks
 from excise.train.loop import fit_
+from excise.train.losses import Losses, looks_every
 from excise.train.plan import TrainPlan
+from excise.train.running import without_autocast
 from excise.train.stacked import Stacked
 from excise.train.step import Pass
 from excise.train.task import device_of
@@ -38,8 +42,15 @@ MOST_BYTES = 2**30
 """Activations of a group that are never passed, unless one network alone takes more."""
 FEWEST, MOST = 16, 64
 """Networks of a group: with fewer than 16 the overhead of a step shows, with more than 64 none is left to save."""
+SHARE_ON_ACCELERATOR = 0.25
+"""Of an accelerator's memory, what a group may take there. It has no cache to stay in, and the more the better."""
+MOST_ON_ACCELERATOR = 1024
+"""Networks of a group there: with as many, steps of the smallest networks are no longer overhead."""
+COPIES = 6
+"""Of a network's weights that are held meanwhile: its own, stacked, gradient, two of the optimizer, the last sound."""
 
 
+@without_autocast()
 @torch.enable_grad()
 def fit_together_(
     models: Sequence[nn.Module],
@@ -136,7 +147,8 @@ def why_slower_together(
         plan, lr=0.0, weight_decay=0.0, schedule="constant", milestones=(), epochs=-(-TIMED_STEPS // per_epoch)
     )
     copies = [params.clone_model(model) for _ in range(count)]
-    alone, together = _Clock(), _Clock()
+    kind = device_of(model).type
+    alone, together = _Clock(kind), _Clock(kind)
     try:
         for _ in range(2):
             for clock, members in ((alone, 1), (together, count)):
@@ -158,11 +170,12 @@ TIMED_STEPS = 5
 
 
 def networks_at_once(model: nn.Module, rows: Rows, plan: TrainPlan, engine: Engine) -> int:
-    """Give the number of networks to a group: a function of shapes alone, so that a run can be repeated to the bit.
+    """Give the number of networks to a group: a function of shapes and device, so that a run can be repeated to the bit.
 
-    As many as keep a group's activations, of one full batch each, below `NEAR_BYTES`, but 16 at least and 64 at most;
-    and so few that they stay below `MOST_BYTES`. Activations are what a forward pass over at most 8 rows keeps for the
-    backward pass.
+    On a CPU as many as keep a group's activations, of one full batch each, below `NEAR_BYTES`, but 16 at least and 64 at
+    most; and so few that they stay below `MOST_BYTES`. On an accelerator as many as take, weights included, at most
+    `SHARE_ON_ACCELERATOR` of all its memory (what is free changes from run to run), 1024 at most. Activations are what a
+    forward pass over at most 8 rows keeps for the backward pass.
     """
     few = min(8, len(rows))
     kept: dict[int, int] = {}
@@ -179,8 +192,20 @@ def networks_at_once(model: nn.Module, rows: Rows, plan: TrainPlan, engine: Engi
         batch = next(iter(batches(rows.head(few), few, device_of(copy))))
         losses = engine.task.losses(copy, batch)
     del losses
-    each = max(1, sum(kept.values()) * min(plan.batch_size, len(rows)) // few)
-    return max(1, min(MOST, max(FEWEST, NEAR_BYTES // each), MOST_BYTES // each))
+    activations = max(1, sum(kept.values()) * min(plan.batch_size, len(rows)) // few)
+    weights = sum(value.numel() * value.element_size() for value in copy.parameters())
+    return group_size(activations, weights, total_bytes(device_of(copy)))
+
+
+def group_size(activations: int, weights: int, total: int | None) -> int:
+    """Give the number of networks to a group from the bytes of one, and those of the accelerator; None for a CPU.
+
+    >>> group_size(2**20, 2**20, None), group_size(2**20, 2**20, 14 * 2**30)
+    (16, 512)
+    """
+    if total is None:
+        return max(1, min(MOST, max(FEWEST, NEAR_BYTES // activations), MOST_BYTES // activations))
+    return max(1, min(MOST_ON_ACCELERATOR, int(SHARE_ON_ACCELERATOR * total) // (activations + COPIES * weights)))
 
 
 class _Member(msgspec.Struct, frozen=True):
@@ -212,17 +237,20 @@ def _keep_single(model: nn.Module) -> bool:
 
 
 def _fit_group_(group: Sequence[_Member], plan: TrainPlan, engine: Engine, stage: str) -> None:
-    stack = Stacked([member.model for member in group], engine.task)
+    way = engine.machine.way(group[0].model)
+    stack = Stacked([member.model for member in group], engine.task, way)
     optimizer = plan.make_optimizer(stack.leaves.values()) if stack.leaves else None
     sound = _Sound(stack, group, stage)
     with seeds.isolated(engine.seed, stage, "loop"):
         for epoch in range(plan.epochs):
-            started, total, num_steps = time.perf_counter(), 0.0, 0
+            started, num_steps = time.perf_counter(), 0
+            seen = Losses(sound.require_finite, looks_every(way.kind), epoch)
             for settings in optimizer.param_groups if optimizer else ():
                 settings["lr"] = plan.lr_at(epoch)
-            for ids in _epoch(group, plan, epoch):
-                losses = _mean_losses(stack, group[0].rows, ids, engine)
-                total += sound.require_finite(losses, epoch)
+            for index, ids in enumerate(_epoch(group, plan, epoch)):
+                drawn = _draw(group, plan, ids.shape[1], epoch, index)
+                losses = _mean_losses(stack, group[0].rows, ids, engine, plan, drawn)
+                seen.add(losses)
                 if optimizer is not None and losses.requires_grad:
                     losses.sum().backward()  # type: ignore[no-untyped-call]
                     if plan.clip_norm is not None:
@@ -231,6 +259,7 @@ def _fit_group_(group: Sequence[_Member], plan: TrainPlan, engine: Engine, stage
                     optimizer.zero_grad()
                 num_steps += 1
                 engine.hooks.on_step()
+            total = seen.total()
             sound.keep(epoch)
             seconds = time.perf_counter() - started
             engine.record(EpochTrace(stage, epoch, total / max(num_steps, 1), plan.lr_at(epoch), num_steps, seconds))
@@ -245,9 +274,19 @@ def _epoch(group: Sequence[_Member], plan: TrainPlan, epoch: int) -> Iterator[Te
     yield from in_batches(orders, plan.batch_size, drop_last=plan.drop_last, keep_single=single)
 
 
-def _mean_losses(stack: Stacked, rows: Rows, ids: Tensor, engine: Engine) -> Tensor:
+def _draw(group: Sequence[_Member], plan: TrainPlan, num_images: int, epoch: int, index: int) -> Drawn | None:
+    """Draw every network's own augmentation, as `fit_` draws it."""
+    if not plan.augment:
+        return None
+    return joined([draw(plan.augment, num_images, one.seed, "retain", epoch, index) for one in group])
+
+
+def _mean_losses(
+    stack: Stacked, rows: Rows, ids: Tensor, engine: Engine, plan: TrainPlan, drawn: Drawn | None
+) -> Tensor:
     batch = read_batch(rows.source, ids.flatten(), stack.device)
-    content = tree_map(lambda value: value.unflatten(0, ids.shape), batch.content)
+    whole = augmented(batch.content, plan.augment, drawn) if plan.augment and drawn else batch.content
+    content = tree_map(lambda value: value.unflatten(0, ids.shape), whole)
     engine.cost.count(trained=len(batch))
     return stack.mean_losses(content, ids.shape[1])
 
@@ -269,15 +308,18 @@ class _Sound:
 
     @torch.no_grad()
     def keep(self, epoch: int) -> None:
-        for kind, tensors in (("a weight", self._stack.leaves), ("a buffer", self._stack.buffers)):
-            for name, value in tensors.items():
-                broken = self._values[name].isfinite() & ~value.isfinite()  # one may be built of infinities
-                if bool(broken.any()):
-                    self._stop(
-                        int(broken.nonzero()[0, 0]), f"{kind}, {name!r}, stopped being finite in epoch {epoch + 1}"
-                    )
-        for name, value in {**self._stack.leaves, **self._stack.buffers}.items():
+        every = {**self._stack.leaves, **self._stack.buffers}
+        broken = [self._broken(name, value).any() for name, value in every.items()]
+        if broken and bool(torch.stack(broken).any()):  # one look
+            name = next(name for name, one in zip(every, broken, strict=True) if bool(one))
+            kind = "a weight" if name in self._stack.leaves else "a buffer"
+            index = int(self._broken(name, every[name]).nonzero()[0, 0])
+            self._stop(index, f"{kind}, {name!r}, stopped being finite in epoch {epoch + 1}")
+        for name, value in every.items():
             self._values[name].copy_(value)
+
+    def _broken(self, name: str, value: Tensor) -> Tensor:
+        return self._values[name].isfinite() & ~value.isfinite()  # one may be built of infinities
 
     def _stop(self, index: int, what: str) -> None:
         self._stack.restore_(self._values)
@@ -291,13 +333,16 @@ class _Sound:
 
 
 class _Clock(Hooks):
-    """Times steps by when they end."""
+    """Times steps by when they end; an accelerator is waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self._waits = kind != "cpu"
         self._ends: list[float] = []
         self._seconds: list[float] = []
 
     def on_step(self) -> None:
+        if self._waits:
+            torch.accelerator.synchronize()
         self._ends.append(time.perf_counter())
 
     def on_epoch(self, trace: EpochTrace) -> None:
