@@ -40,6 +40,11 @@ def surroundings(shared, item):
     return os.getpid(), torch.get_num_threads(), os.environ.get("RAY_USAGE_STATS_ENABLED")
 
 
+def sleeps(shared, seconds):
+    for _ in range(100 * seconds):  # in steps, as a training works: an interrupt is heard between two of them
+        time.sleep(0.01)
+
+
 def beside(folder, item):
     """Say how many are in this job at once, oneself included."""
     own = Path(folder) / str(item)

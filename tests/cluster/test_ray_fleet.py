@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,20 @@ from excise.data.rows import Rows
 from excise.oracles import Bank, retrain
 from excise.train import Hooks
 from excise.train.checkpoints import Checkpoints
-from tests.cluster.jobs import PLAN, ROWS, Deadly, beside, dies, engine_for, mlp, raises, rows, square, surroundings
+from tests.cluster.jobs import (
+    PLAN,
+    ROWS,
+    Deadly,
+    beside,
+    dies,
+    engine_for,
+    mlp,
+    raises,
+    rows,
+    sleeps,
+    square,
+    surroundings,
+)
 from tests.probes import same_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +94,26 @@ def test_who_leaves_takes_no_more_items(cluster, tmp_path):
     assert len(taken) == 2
 
 
+def test_a_signal_is_heard_at_once_and_what_is_under_way_is_given_up(cluster):
+    class Stop(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        started = time.monotonic()
+        with pytest.raises(Stop):
+            list(cluster.run(sleeps, None, [600, 600]))
+        assert time.monotonic() - started < 60
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert dict(cluster.run(square, 1, [3])) == {0: 10}  # there is room again
+
+
 def test_a_worker_that_dies_is_replaced_so_many_times(cluster, tmp_path):
     found = OnRay(at_once=2, retries=1).run(dies, str(tmp_path), [(0, 0), (1, 1), (2, 0)])
     assert sorted(found) == [(0, 0), (1, 1), (2, 2)]
@@ -115,13 +150,7 @@ def test_a_job_that_finds_no_room_is_refused(cluster):
         list(OnRay(accelerators=0.5).run(square, 1, [1]))
 
 
-def test_want_of_memory_and_lost_machines_are_told_by_item(cluster, monkeypatch):
-    def ends(error):
-        def get(_):
-            raise error
-
-        monkeypatch.setattr(ray, "get", get)
-
+def test_want_of_memory_and_lost_machines_are_told_by_item():
     for error, message in [
         (
             ray.exceptions.OutOfMemoryError("much"),
@@ -129,9 +158,10 @@ def test_want_of_memory_and_lost_machines_are_told_by_item(cluster, monkeypatch)
         ),
         (ray.exceptions.NodeDiedError("gone"), r"workers on item 1 died, 4 in all \(NodeDiedError\)"),
     ]:
-        ends(error)
+        ended = Future()
+        ended.set_exception(error)
         with pytest.raises(errors.ClusterError, match=message) as told:
-            list(cluster.run(square, 1, [1]))
+            OnRay()._result(ray, ended, 0)
         assert told.value.exit_code == 10
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -112,19 +113,21 @@ class OnRay(Fleet):
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(torch.get_num_threads())}},
         )
         both = _sent(ray.put, (job, shared))
-        under_way: dict[Any, int] = {}
+        under_way: dict[Future[Any], tuple[int, Any]] = {}
         waiting = itertools.chain([first], coming)
         try:
             while True:
                 for place, item in itertools.islice(waiting, room - len(under_way)):
-                    under_way[_sent(task.remote, both, item)] = place
+                    sent = _sent(task.remote, both, item)
+                    under_way[sent.future()] = place, sent
                 if not under_way:
                     return
-                done = ray.wait(list(under_way), num_returns=1)[0][0]
-                place = under_way.pop(done)
+                # not ray.wait, which no signal interrupts
+                done = next(iter(wait(under_way, return_when=FIRST_COMPLETED).done))
+                place, _ = under_way.pop(done)
                 yield place, self._result(ray, done, place)
         finally:
-            for left in under_way:
+            for _, left in under_way.values():
                 ray.cancel(left)
 
     def _join(self, ray: ModuleType) -> None:
@@ -161,10 +164,10 @@ class OnRay(Fleet):
             )
         return self.at_once or room
 
-    def _result(self, ray: ModuleType, done: Any, place: int) -> Any:
+    def _result(self, ray: ModuleType, done: Future[Any], place: int) -> Any:
         """Give what a job gave, or raise what it raised."""
         try:
-            error, result = ray.get(done)
+            error, result = done.result()
         except ray.exceptions.RayTaskError as told:  # before the job began, or with a result that could not be sent
             raise errors.ClusterError(
                 f"cluster: a worker could not take item {place + 1}, or not send what came of it: {told.cause!r}; workers "
