@@ -6,6 +6,7 @@ from excise import errors
 from excise.data import Rows
 from excise.ledger import merkle
 from excise.ledger.commitments import new_key, record_digests
+from excise.ledger.manifest import Manifest
 from excise.lifecycle.trained import Trained
 
 INPUTS = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
@@ -68,7 +69,7 @@ def test_a_ledger_needs_test_rows():
     ],
 )
 def test_data_other_than_the_manifests_are_refused_with_how_many(key, change, strange):
-    manifest = Trained((INPUTS, LABELS), test=TEST).digests(key)
+    manifest = Manifest.of(Trained((INPUTS, LABELS), test=TEST).rows, key)
     inputs, labels = INPUTS.clone(), LABELS.clone()
     if change == "one more":
         inputs, labels = torch.cat([inputs, inputs[:1] + 1]), torch.cat([labels, labels[:1]])
@@ -89,13 +90,31 @@ def test_rows_that_were_forgotten_may_be_gone_and_no_others(key):
     inputs, labels = INPUTS.clone(), LABELS.clone()
     inputs[9], labels[9] = inputs[2], labels[2]
     whole = Trained((inputs, labels), test=TEST)
-    manifest = whole.digests(key)
+    digests, manifest = whole.digests(key), Manifest.of(whole.rows, key)
     whole.require_life(manifest, [], key)
     kept = [id for id in range(12) if id not in (2, 4, 9)]
     less = Trained((inputs[kept], labels[kept]), test=TEST)
-    less.require_life(manifest, {manifest[2], manifest[4]}, key)
+    less.require_life(manifest, {digests[2], digests[4]}, key)
     with pytest.raises(errors.Corrupt, match="gone without having been forgotten"):
-        less.require_life(manifest, {manifest[2]}, key)
+        less.require_life(manifest, {digests[2]}, key)
+
+
+def test_a_manifest_is_checked_at_each_reading_and_hashed_once(key, tmp_path, monkeypatch):
+    trained, path = Trained((INPUTS, LABELS), test=TEST), tmp_path / "manifest.bin"
+    Manifest.of(trained.rows, key).save(path)
+    hashed = []
+    plain = merkle.root
+    monkeypatch.setattr(merkle, "root", lambda leaves: hashed.append(1) or plain(leaves))
+    roots = [trained.manifest(path).root for _ in range(3)]
+    assert len(set(roots)) == 1 and len(hashed) == 1
+    other = Trained((INPUTS.flip(0), LABELS.flip(0)), test=TEST)
+    Manifest.of(other.rows, key).save(path)
+    assert trained.manifest(path).root != roots[0]  # another file is another manifest
+    content = bytearray(path.read_bytes())
+    content[-40] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(errors.Corrupt):
+        trained.manifest(path)
 
 
 def test_test_rows_that_are_copies_of_training_rows_are_refused(key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,11 +36,13 @@ class Manifest:
         digests: uint8 `[rows, 32]`, see `record_digests`.
         ids: int64 `[rows]`, ascending.
         key_id: the key under which the rows are hidden.
+        seal: SHA-256 of the file that it was read from; empty where it was not.
     """
 
     digests: np.ndarray[Any, np.dtype[np.uint8]]
     ids: Tensor
     key_id: str
+    seal: bytes = b""
 
     @classmethod
     def of(cls, rows: Rows, key: Key) -> Manifest:
@@ -86,7 +89,7 @@ class Manifest:
             errors.Corrupt: the file was changed or cut off.
         """
         where = Path(path)
-        key_id, num_rows, places = _checked(where)
+        key_id, num_rows, places, seal = _checked(where)
         with where.open("rb") as file:
             file.seek(_HEADER.size)
             packed = np.frombuffer(file.read((places + 7) // 8), dtype=np.uint8)
@@ -95,7 +98,7 @@ class Manifest:
             raise errors.Corrupt(f"{where}: expected {num_rows} ids, found {len(ids)}; restore it from a copy")
         shape, offset = (num_rows, DIGEST_BYTES), _HEADER.size + len(packed)
         held = np.memmap(where, np.uint8, "r", offset, shape) if num_rows else np.zeros(shape, np.uint8)
-        return cls(held, ids, key_id)
+        return cls(held, ids, key_id, seal)
 
     def require_same(self, rows: Rows) -> None:
         """Refuse rows that are not those of the manifest, id by id. Reads every row once.
@@ -116,6 +119,13 @@ class Manifest:
                 f"the training data is not what the manifest says: {changed} of {self.num_rows} rows have changed since; give "
                 "the data that the network was trained on, without augmentation"
             )
+
+    def holds_exactly(self, digests: Sequence[bytes]) -> bool:
+        """Say whether its rows have these digests, in this order."""
+        if len(digests) != self.num_rows:
+            return False
+        starts = range(0, self.num_rows, 4096)
+        return all(self.digests[at : at + 4096].tobytes() == b"".join(digests[at : at + 4096]) for at in starts)
 
     def find(self, rows: Rows) -> Tensor:
         """Give the ids of the training rows that are exactly these records, every copy of each, int64 ascending.
@@ -153,7 +163,7 @@ def _cut(piece: bytes) -> list[bytes]:
     return [piece[start : start + DIGEST_BYTES] for start in range(0, len(piece), DIGEST_BYTES)]
 
 
-def _checked(path: Path) -> tuple[str, int, int]:
+def _checked(path: Path) -> tuple[str, int, int, bytes]:
     """Read the header of a manifest's file, and the whole file once to see that it is what was written."""
     try:
         if path.exists() and not path.is_file():
@@ -181,4 +191,4 @@ def _checked(path: Path) -> tuple[str, int, int]:
             f"{path} is not what was written: expected {expected} bytes, SHA-256 {recorded.hex()[:12]}…, found {size} bytes, "
             f"{running.hexdigest()[:12]}…; restore it from a copy"
         )
-    return key_id.decode("ascii", "replace"), num_rows, places
+    return key_id.decode("ascii", "replace"), num_rows, places, recorded

@@ -28,7 +28,7 @@ def require_life(papers: Papers, trained: Trained) -> tuple[Life, Key]:
         errors.BadRequest: the ledger's key is not on this machine.
     """
     life = papers.book.life()
-    manifest = Manifest.load(papers.directory / MANIFEST)
+    manifest = trained.manifest(papers.directory / MANIFEST)
     if manifest.root != life.manifest_root:
         raise errors.Corrupt(
             f"{papers.directory / MANIFEST} is not the one that the book was begun with (root {manifest.root}, there "
@@ -37,7 +37,7 @@ def require_life(papers: Papers, trained: Trained) -> tuple[Life, Key]:
     key = load_key(life.key_id)
     answered = {one.id for one in papers.book.requests() if one.state == "answered"}
     gone = {digest for digest, request in papers.book.rows().items() if request is None or request in answered}
-    trained.require_life([row.tobytes() for row in manifest.digests], gone, key)
+    trained.require_life(manifest, gone, key)
     for name, told, found in zip(
         ("test", "holdout"), (life.test_root, life.holdout_root), trained.roots(key), strict=True
     ):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from excise import errors
 from excise.data import Rows, Rule, Split
 from excise.ledger import merkle
 from excise.ledger.commitments import Key, record_digests
+from excise.ledger.manifest import Manifest
 
 
 class _First(Rule):
@@ -48,6 +50,8 @@ class Trained:
         self.test: Rows = split.test
         self.holdout: Rows | None = split.holdout
         self._digests: tuple[str, list[bytes]] | None = None
+        self._roots: tuple[str, tuple[str, str]] | None = None
+        self._manifest: Manifest | None = None
 
     def digests(self, key: Key) -> list[bytes]:
         """Give the digest of each training row, in order; reads every row, the first time.
@@ -62,9 +66,16 @@ class Trained:
     def roots(self, key: Key) -> tuple[str, str]:
         """Give the Merkle roots over the digests of test and of holdout rows, ascending; empty where there is no holdout.
 
+        Reads them the first time.
+
         Raises:
             errors.BadSplit: test rows that are exact copies of training rows.
         """
+        if self._roots is None or self._roots[0] != key.id:
+            self._roots = key.id, self._unseen(key)
+        return self._roots[1]
+
+    def _unseen(self, key: Key) -> tuple[str, str]:
         tested = sorted(record_digests(self.test, key))
         held = [] if self.holdout is None else sorted(record_digests(self.holdout, key))
         copies = len(set(tested).intersection(self.digests(key)))
@@ -92,30 +103,45 @@ class Trained:
         whole = Split(train, forget=torch.cat([forget, gone]), test=test, holdout=holdout)
         return whole.narrowed(forget, gone=gone)
 
-    def require_life(self, manifest: Sequence[bytes], forgotten: Collection[bytes], key: Key) -> None:
+    def manifest(self, path: Path) -> Manifest:
+        """Give the manifest in a file, which is read and checked each time; one that is as it was then keeps its root.
+
+        Raises:
+            errors.BadData: there is none.
+            errors.Corrupt: it was changed.
+        """
+        found = Manifest.load(path)
+        if self._manifest is None or self._manifest.seal != found.seal:
+            self._manifest = found
+        return self._manifest
+
+    def require_life(self, manifest: Manifest, forgotten: Collection[bytes], key: Key) -> None:
         """Refuse training data that are not those of the manifest, in its order; rows that were forgotten may be gone.
 
         Args:
-            manifest: digest of each row at the beginning.
+            manifest: of the beginning.
             forgotten: digests of rows that an answered request named.
             key: of the digests.
 
         Raises:
             errors.Corrupt: rows are missing, new, changed, or in another order.
         """
+        if manifest.holds_exactly(self.digests(key)):
+            return
+        told = [row.tobytes() for row in manifest.digests]
         own = self.digests(key)
         place, missing = 0, []
-        for one in manifest:
+        for one in told:
             if place < len(own) and own[place] == one:
                 place += 1
             else:
                 missing.append(one)
         lost = [one for one in missing if one not in forgotten]
         if place < len(own) or lost:
-            known = set(manifest)
+            known = set(told)
             strange = sum(one not in known for one in own)
             raise errors.Corrupt(
-                f"the training data are not those of the ledger's manifest: {len(own)} rows here, {len(manifest)} there; "
+                f"the training data are not those of the ledger's manifest: {len(own)} rows here, {len(told)} there; "
                 f"{strange} of these were not there, and others changed their place or are gone without having been "
                 "forgotten; give the data that the network was trained on"
             )
