@@ -7,6 +7,7 @@ from torch import nn
 import excise
 from excise import errors, methods, recipes
 from excise.pipeline.costing import Measured, Projection, bench
+from excise.train.machine import Way
 from tests.probes import same_bytes, snapshot
 
 NUM_ROWS = 5000
@@ -97,9 +98,23 @@ def test_a_retraining_is_timed_by_its_epochs():
     assert ("retrain 1/1", 5) in watch.counted
 
 
+def test_both_are_timed_on_the_machine_that_is_asked_for(monkeypatch):
+    asked = []
+
+    def way(machine, model, num_steps=None):
+        asked.append((machine.workers, num_steps))
+        return Way()
+
+    monkeypatch.setattr(excise.Machine, "way", way)
+    plan, recipe = excise.TrainPlan(epochs=1, lr=0.1, batch_size=50), recipes.Finetune(epochs=1, lr=0.1, batch_size=50)
+    bench(*problem(100), recipe, plan=plan, machine=excise.Machine(workers=2))
+    assert asked == [(2, None), (2, 2), (2, 2)]  # as it is asked, the steps of the unlearning, and those of the retraining
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"machine": 4}, "machine: expected an excise.Machine"),
         ({"plan": lambda *_: None}, "bench: expected plan to be an excise.TrainPlan"),
         ({"budget_seconds": float("nan")}, "budget_seconds: expected"),
         ({"budget_seconds": -1.0}, "budget_seconds: expected"),

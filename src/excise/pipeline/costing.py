@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from excise import checks
+from excise.data.placing import placed
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Method
@@ -20,9 +21,9 @@ from excise.pipeline.fresh import fresh_builder
 from excise.recipes import Recipe
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
-from excise.train.machine import Machine
+from excise.train.machine import Machine, require_machine
 from excise.train.plan import TrainPlan, require_plan
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 SMALLEST = 256
 """Rows of the first short run; each further one has twice as many."""
@@ -133,18 +134,31 @@ def bench(
     checks.require_finite("budget_seconds", budget_seconds)
     if plan is not None:
         require_plan(plan, "bench")
-    watch, began = hooks or Hooks(), clock()
+    require_machine(machine)
+    watch, began, task = hooks or Hooks(), clock(), Task(forward, loss)
     whole, size = len(split.train), min(SMALLEST, len(split.train))
     runs: list[Measured] = []
     while True:
         part = split.smaller(size, seed) if size < whole else split
         watch.on_part(f"{size:,} rows")
         started = clock()
-        done = unlearn(model, part, recipe, mask=mask, fresh=fresh, seed=seed, forward=forward, loss=loss, hooks=watch)
+        done = unlearn(
+            model,
+            part,
+            recipe,
+            mask=mask,
+            fresh=fresh,
+            seed=seed,
+            forward=forward,
+            loss=loss,
+            hooks=watch,
+            machine=machine,
+        )
         between = clock()
         if plan is not None:
-            engine = Engine(Task(forward, loss), seed, Mask.empty(model), hooks=watch, machine=machine)
-            retrain(fresh_builder(model, fresh, seed), part.retain, plan.of_epochs(1), [seed], engine, stage="retrain")
+            engine = Engine(task, seed, Mask.empty(model), hooks=watch, machine=machine)
+            read = placed(part, device_of(model), on_device=machine.on_device, workers=machine.workers)
+            retrain(fresh_builder(model, fresh, seed), read.retain, plan.of_epochs(1), [seed], engine, stage="retrain")
         ended = clock()
         epochs = plan.epochs if plan is not None else 0
         runs.append(Measured(size, between - started, (ended - between) * epochs if plan is not None else None))
