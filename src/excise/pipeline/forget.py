@@ -199,6 +199,7 @@ def again(
         loss=engine.task.loss,
         recompute=done.recomputed,
         machine=engine.machine,
+        keep=engine.keep,
     )
     engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
     return found.model
