@@ -108,7 +108,11 @@ def test_both_are_timed_on_the_machine_that_is_asked_for(monkeypatch):
     monkeypatch.setattr(excise.Machine, "way", way)
     plan, recipe = excise.TrainPlan(epochs=1, lr=0.1, batch_size=50), recipes.Finetune(epochs=1, lr=0.1, batch_size=50)
     bench(*problem(100), recipe, plan=plan, machine=excise.Machine(workers=2))
-    assert asked == [(2, None), (2, 2), (2, 2)]  # as it is asked, the steps of the unlearning, and those of the retraining
+    assert asked == [
+        (2, None),
+        (2, 2),
+        (2, 2),
+    ]  # as it is asked, the steps of the unlearning, and those of the retraining
 
 
 @pytest.mark.parametrize(

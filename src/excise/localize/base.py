@@ -76,7 +76,9 @@ class _Finder(ABC, Generic[Found]):
             task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         with seeds.isolated(seed, "localize"):
             watch, nothing = hooks or Hooks(), Mask.empty(own)
-            return self._find(own, split, Engine(task, seed, nothing, hooks=watch, machine=machine, processes=processes))
+            return self._find(
+                own, split, Engine(task, seed, nothing, hooks=watch, machine=machine, processes=processes)
+            )
 
 
 class Localizer(_Finder[Scores]):

@@ -130,7 +130,7 @@ def unlearn(
         engine = Engine(task, seed, Mask.empty(own), builder, own, **done_by)
         agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
         if checkpoints is not None and not processes.sharded:
-            engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
+            engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, engine))
         if mask is None and how.besides is not None:
             engine = replace(engine, besides=how.besides.locate(seen, split, engine))
         with counted(engine, "localize"):
@@ -252,12 +252,15 @@ def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
     return Recipe(name=name, paper="(the caller's)", year=0, method=method)
 
 
-def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: Split, task: Task) -> Checkpoints:
+def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: Split, engine: Engine) -> Checkpoints:
     """Give the checkpoints of a run that begins now, for this recipe and these rows alone."""
     found = given if isinstance(given, Checkpoints) else Checkpoints(given, seconds)
     parts = (split.forget, split.retain, split.holdout)
     rows = [None if some is None else store.commitment(some.ids) for some in parts]  # a plain hash of ids can be undone
-    found.begin(_words([how, rows, task.forward, task.loss]) or secrets.token_hex(16))
+    about = _words([how, rows, engine.task.forward, engine.task.loss]) or secrets.token_hex(16)
+    if engine.processes.several:  # each machine hides ids under a key of its own
+        about = engine.processes.digest_from_first(hashlib.sha256(about.encode()).hexdigest())
+    found.begin(about)
     return found
 
 
