@@ -403,6 +403,8 @@ def test_what_cannot_be_a_recipe_is_refused():
         ({"model": {"0.weight": torch.ones(1)}}, "model: expected a Module, found dict"),
         ({"split": [1, 2]}, "split: expected a Split, found list"),
         ({"mask": {}}, "mask: expected a Mask, found dict"),
+        ({"keep": 2**30}, "keep: expected a Kept, found int"),
+        ({"processes": 4}, "processes: expected Processes, found int"),
     ],
 )
 def test_arguments_of_another_kind_are_named(change, what):

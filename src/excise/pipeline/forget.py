@@ -9,7 +9,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +104,7 @@ def unlearn(
         errors.Refused: something outside the mask moved (a method wrote where it must not), or processes came to different
             results; there is no result then.
     """
-    _require_kinds(model, split, mask)
+    _require_kinds({"model": model, "split": split, "mask": mask, "keep": keep, "processes": processes})
     require_machine(machine)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
@@ -224,12 +224,14 @@ def counted(engine: Engine, part: str, parts: dict[str, Spent] | None = None) ->
     )
 
 
-def _require_kinds(model: object, split: object, mask: object) -> None:
-    for name, value, kind in (("model", model, nn.Module), ("split", split, Split), ("mask", mask, Mask)):
-        if not (isinstance(value, kind) or (value is None and name == "mask")):
+def _require_kinds(given: Mapping[str, object]) -> None:
+    kinds = {"model": nn.Module, "split": Split, "mask": Mask, "keep": Kept, "processes": Processes}
+    for name, value in given.items():
+        if not (isinstance(value, kinds[name]) or (value is None and name in ("mask", "keep"))):
+            wanted = kinds[name].__name__
             raise errors.BadRequest(
-                f"{name}: expected a {kind.__name__}, found {type(value).__name__}; "
-                "call unlearn(model, split, recipe, mask=...)"
+                f"{name}: expected {'' if wanted == 'Processes' else 'a '}{wanted}, found {type(value).__name__}; "
+                "call unlearn(model, split, recipe, mask=..., keep=Kept(...), processes=Processes.joined())"
             )
 
 
