@@ -28,6 +28,7 @@ from excise.report import render
 from excise.store.hidden import reveal
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 
 NUMBERS, PAGE, PLAN = "audit.json", "report.html", "audit-plan.json"
@@ -52,6 +53,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
     set: list[str] = []
     mask: str | None = None
+    machine: Machine = Machine()
 
 
 def run(
@@ -125,6 +127,9 @@ def run(
     if numbers is None:
         goal = _goal(trigger, confused)
         again = _recipe_again(asked, how, required=tier == "T2", to=to)
+        if tier != "T0" and choices.rounding_of(machine) != choices.rounding_of(asked.machine):
+            words = " ".join(f"--{name} {word}" for name, word in choices.rounding_of(asked.machine).items())
+            show.say(to, f"{run} was made with {words}; give the audit the same, or its networks round otherwise.")
         kept = Checkpoints(None)
         nets = Bank(bank or default_bank())
         with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
