@@ -36,3 +36,14 @@ def test_scores_that_are_none_are_refused():
     values["a.bias"][2] = torch.nan
     with pytest.raises(errors.BadRequest, match="scores are negative or not finite; check that"):
         ShardedScores(values, SHAPES, Processes.alone())
+
+
+def test_whole_scores_are_gathered_a_parameter_at_a_time_and_only_where_they_are_looked_at(monkeypatch):
+    gathered, scores = [], ShardedScores(drawn(), SHAPES, Processes.alone())
+    monkeypatch.setattr(ShardedScores, "__getitem__", lambda self, name: gathered.append(name) or self._held[name])
+    values = scores._values
+    assert list(values) == list(scores.names) and len(values) == 3 and gathered == []
+    assert next(iter(values.items()))[0] == gathered.pop() == "a.weight"
+    assert gathered == []
+    scores.select(budget_fraction=0.5)
+    assert gathered == []

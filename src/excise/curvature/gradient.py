@@ -148,9 +148,8 @@ def _backward_shared(model: nn.Module, rows: Rows, engine: Engine, batch_size: i
     with seeds.isolated(engine.seed, "shared gradient", together.rank):  # a data set may draw, each for its own rows
         for ids in in_batches(rows.ids, batch_size):
             share = together.share(ids)
-            if len(
-                own := together.own(ids) if together.sharded else share
-            ):  # who holds a part of the weights keeps step
+            own = together.own(ids) if together.sharded else share  # who holds a part of the weights keeps step
+            if len(own):
                 losses = engine.task.losses(model, read_batch(rows.source, own, device_of(model)))
                 finite = finite and bool(losses.isfinite().all())
                 counted = losses.sum() * (len(share) > 0)

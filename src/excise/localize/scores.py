@@ -209,7 +209,7 @@ class Scores:
         inside: dict[str, list[str]] = {}
         for name in self._values:
             inside.setdefault(name.rpartition(".")[0] or name, []).append(name)
-        sizes = {module: sum(self._values[name].numel() for name in names) for module, names in inside.items()}
+        sizes = {module: sum(self._num_weights_of(name) for name in names) for module, names in inside.items()}
         means = {
             module: (sum(self._values[name].sum(dtype=torch.float64) for name in names) / max(sizes[module], 1))
             for module, names in inside.items()
@@ -229,9 +229,9 @@ class Scores:
         }
         left = cut.num_weights if cut and partial else 0
         for name in inside[cut.name] if cut and partial else ():
-            flat = torch.arange(self._values[name].numel()) < left
-            entries[name] = flat.reshape(self._values[name].shape)
-            left = max(left - self._values[name].numel(), 0)
+            flat = torch.arange(self._num_weights_of(name)) < left
+            entries[name] = flat.reshape(self._shapes[name])
+            left = max(left - self._num_weights_of(name), 0)
         return self._mask(entries)
 
     def _mask(self, chosen: Mapping[str, Tensor]) -> Mask:

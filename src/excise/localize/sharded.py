@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ class ShardedScores(Scores):
 
     @property
     def _values(self) -> Mapping[str, Tensor]:
-        return {name: self[name] for name in self._held}
+        return _Gathered(self)
 
     def _only(self, names: Sequence[str]) -> Scores:
         return ShardedScores({name: self._held[name] for name in names}, self._shapes, self._processes)
@@ -59,6 +59,22 @@ class ShardedScores(Scores):
             return super()._by_channel(reduction)
         here = {name: channel_scores(value, reduction) for name, value in self._held.items()}
         return {name: whole_of(own, self._shapes[name][0], self._processes).cpu() for name, own in here.items()}
+
+
+class _Gathered(Mapping[str, Tensor]):
+    """Whole scores by parameter, each gathered when it is asked for and not held."""
+
+    def __init__(self, scores: ShardedScores) -> None:
+        self._scores = scores
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores.names)
+
+    def __len__(self) -> int:
+        return len(self._scores.names)
 
 
 def sharded_scores(
