@@ -51,6 +51,19 @@ def test_a_time_with_a_fixed_share_and_a_share_a_row_is_found_exactly():
     assert same_bytes(snapshot(model), before)
 
 
+@pytest.mark.parametrize("num_rows", [100, NUM_ROWS])
+def test_what_is_paid_for_once_is_in_no_time(num_rows):
+    watch, (model, split) = Watch(), problem(num_rows)
+    watched, once = taking(watch), iter([50.0])
+
+    def imports(net, *rows):
+        watch.now += next(once, 0.0)
+        return watched(net, *rows)
+
+    found = bench(model, split, imports, budget_seconds=10, clock=watch)
+    assert found.unlearning.seconds == pytest.approx(FIXED + PER_ROW * num_rows)
+
+
 @pytest.mark.parametrize(
     ("budget", "sizes"),
     [(0, [256, 512]), (15, [256, 512, 1024]), (1e9, [256, 512, 1024, 2048, 4096, 5000])],
@@ -95,6 +108,22 @@ def test_a_retraining_is_timed_by_its_epochs():
     assert found.share == pytest.approx(found.unlearning.seconds / found.retraining.seconds)
     assert found.passes == pytest.approx(2 * 461 / 512)
     assert ("retrain 1/1", 5) in watch.counted
+
+
+def test_both_are_timed_in_the_precision_that_was_asked_for():
+    model, split = problem(50)
+    ran = {"unlearning": [], "retraining": []}
+    model.register_forward_hook(lambda _, inputs, outputs: ran["unlearning"].append(outputs.dtype))
+
+    def fresh():
+        made = nn.Linear(3, 2)
+        made.register_forward_hook(lambda _, inputs, outputs: ran["retraining"].append(outputs.dtype))
+        return made
+
+    plan = excise.TrainPlan(epochs=1, lr=0.1)
+    machine = excise.Machine(precision="bfloat16")
+    bench(model, split, recipes.Finetune(epochs=1, lr=0.1), plan=plan, fresh=fresh, machine=machine)
+    assert all(torch.bfloat16 in dtypes for dtypes in ran.values())
 
 
 @pytest.mark.parametrize(
