@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as performance
-from benchmarks import audits, batchnorm, method_memory, recipes
+from benchmarks import audits, batchnorm, method_memory, recipes, scale
 from excise import errors
 from excise.cli import main
 
@@ -51,6 +51,11 @@ def test_the_page_of_performance_is_what_was_measured():
     assert performance.PAGE.read_text(encoding="utf-8") == performance.render(
         json.loads(performance.TARGET.read_text())
     )
+
+
+def test_the_tables_of_scale_are_worked_out_from_what_was_measured():
+    page = scale.PAGE.read_text(encoding="utf-8")
+    assert page == scale.rendered(page, scale.constants())
 
 
 def test_a_part_without_figures_says_so_and_all_parts_fit_into_ten_minutes():

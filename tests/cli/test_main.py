@@ -229,7 +229,10 @@ def test_whatever_is_raised_has_its_code_and_one_message(excise, monkeypatch, er
 
 def test_every_exit_code_of_the_front_door_is_an_errors_own():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ExciseError)]
-    assert {kind.exit_code for kind in kinds} == {1, 2, 3, 4, 5, 6, 7, 8, 9}
+    assert {kind.exit_code for kind in kinds} == {
+        *range(1, 10),
+        10,
+    }  # 10, a cluster, came after the front door was fixed
 
 
 # from the shell

@@ -12,10 +12,11 @@ import excise
 from excise import errors, params, recipes
 from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
+from excise.localize import Gradient, Mean, Top, WeightGradient
 from excise.masks import Mask
 from excise.methods import Finetune, Relabel
 from excise.methods.base import Iterative
-from excise.train import Checkpoints, Hooks, TrainPlan, chosen_rows
+from excise.train import Checkpoints, Engine, Hooks, Task, TrainPlan, chosen_rows
 from excise.train.augment import Augment
 from tests.cases import CASES, Case
 
@@ -337,6 +338,43 @@ def broken(processes):
     }
 
 
+CUTS = {
+    "channels": {},
+    "lowest": {"lowest": True},
+    "mean": {"reduction": Mean()},
+    "by layer": {"scope": "layer"},
+    "as published": {"reduction": Top(of="layer"), "partial": True},
+    "weights": {"granularity": "weight"},
+    "modules": {"granularity": "module", "budget_fraction": 0.6},
+    "of channels": {"count": "channels"},
+}
+
+
+def scored(processes):
+    """Give the masks cut from scores in every way, and how many scores lie here."""
+    model, split = problem(num_rows=23)
+    found = {}
+    for name, localizer in {
+        "weight x gradient": WeightGradient(batch_size=4),
+        "gradient": Gradient(batch_size=3, accumulate="batch-means"),
+    }.items():
+        scores = localizer(model, split, processes=processes)
+        digests = {cut: scores.select(**{"budget_fraction": 0.4, **options}).digest for cut, options in CUTS.items()}
+        half = Mask.where(model, lambda name: name.startswith("0"))
+        digests["among"] = scores.among(half).select(budget_fraction=0.5).digest
+        found[name] = {"digests": digests, "here": sum(value.numel() for value in scores._held.values())}
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[-1] = torch.inf  # in the last process's rows
+    found["broken"] = refused(
+        processes, errors.ExciseError, lambda: WeightGradient().score(model, split, engine_for(model, processes))
+    )
+    return found
+
+
+def engine_for(model, processes):
+    return Engine(Task(), seed=0, besides=Mask.empty(model), processes=processes)
+
+
 def everything_sharded(processes, names):
     """Do all that is checked of sharded networks in one start of processes."""
     return {
@@ -344,6 +382,7 @@ def everything_sharded(processes, names):
         "grouped": grouped(processes),
         "held": held(processes),
         "broken": broken(processes),
+        "scored": scored(processes),
     }
 
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -134,7 +135,9 @@ def test_one_that_is_killed_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err == ("excise: rank 1 was ended by signal 9 (out of memory?), and so are the others\n")
 
 
-def test_a_signal_reaches_all(tmp_path):
+def test_a_signal_reaches_all(tmp_path, request):
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
     heard = f"""
 def hear(*_):
     open({str(tmp_path)!r} + f'/{{rank}}', 'w')

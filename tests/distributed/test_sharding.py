@@ -21,7 +21,13 @@ def test_networks_held_in_parts_come_to_what_one_process_does(size):
     shapes = {2: [((3, 3), 0, [0.0]), ((2, 3), 3, [9.0])]}
     shapes[4] = [((2, 3), 0, [0.0]), ((2, 3), 2, [6.0]), ((1, 3), 4, [12.0]), ((0, 3), 5, [])]
     assert [own["held"]["shapes"] for own in found] == shapes[size]
+    alone = requests.scored(requests.ALONE)
+    for name in ("weight x gradient", "gradient"):
+        assert [own["scored"][name]["digests"] for own in found] == [alone[name]["digests"]] * size
+        here = [own["scored"][name]["here"] for own in found]
+        assert sum(here) == alone[name]["here"] and max(here) < 0.7 * alone[name]["here"]  # nobody holds them all
     for own in found:
+        assert "not finite" in own["scored"]["broken"]
         assert own["held"]["written back"]
         assert own["held"]["plain"] is None
         assert (

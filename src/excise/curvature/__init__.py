@@ -14,6 +14,7 @@ from excise.curvature.gradient import (
     num_chunks,
     require_accumulate,
     resting,
+    shard_gradient,
     summed_gradient,
     trainable,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "require_accumulate",
     "require_importance",
     "resting",
+    "shard_gradient",
     "squared_gradients",
     "summed_gradient",
     "trainable",

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from excise import errors, params, seeds
 from excise.data.batches import Batch, batches, in_batches, num_batches, read_batch
 from excise.data.rows import Rows
+from excise.distributed.sharding import shard_of, sharded_copy
 from excise.train.engine import Engine
 from excise.train.task import Task, device_of
 
@@ -115,15 +116,45 @@ def summed_gradient(
         }
 
 
+def shard_gradient(
+    model: nn.Module, rows: Rows, engine: Engine, *, batch_size: int, accumulate: Accumulate = "mean"
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Give the rows of `summed_gradient` that this process holds, each beside the same rows of its parameter.
+
+    For processes that hold parameters in parts: none of them ever holds a whole gradient, or the whole network but for a
+    block at a time and the caller's own copy.
+
+    Cost: as `summed_gradient`. Memory: a part of a gradient and of the weights; a copy of the weights until they are parted.
+
+    Raises:
+        errors.Diverged: a loss is not finite.
+    """
+    network = sharded_copy(model, engine.processes)
+    with resting(network):
+        own = trainable(network)
+        _backward_shared(network, rows, engine, batch_size, accumulate)
+        found = {}
+        for name, value in own.items():
+            shard = shard_of(value)
+            assert shard is not None
+            gradient = torch.zeros_like(shard.local) if value.grad is None else value.grad.to_local()  # type: ignore[attr-defined]
+            found[name] = gradient * engine.processes.size, shard.local  # torch has averaged
+    return found
+
+
 def _backward_shared(model: nn.Module, rows: Rows, engine: Engine, batch_size: int, accumulate: Accumulate) -> None:
     """Run this process's share of every batch forward and backward."""
     together, finite = engine.processes, True
     with seeds.isolated(engine.seed, "shared gradient", together.rank):  # a data set may draw, each for its own rows
         for ids in in_batches(rows.ids, batch_size):
-            if len(own := together.share(ids)):
+            share = together.share(ids)
+            if len(
+                own := together.own(ids) if together.sharded else share
+            ):  # who holds a part of the weights keeps step
                 losses = engine.task.losses(model, read_batch(rows.source, own, device_of(model)))
                 finite = finite and bool(losses.isfinite().all())
-                (losses.sum() / (len(ids) if accumulate == "batch-means" else len(rows))).backward()  # type: ignore[no-untyped-call]
+                counted = losses.sum() * (len(share) > 0)
+                (counted / (len(ids) if accumulate == "batch-means" else len(rows))).backward()  # type: ignore[no-untyped-call]
             engine.cost.count(trained=len(ids))
             engine.hooks.on_step()
     if together.anywhere(fact=not finite):  # told by all, or those without would wait for those with

@@ -64,6 +64,21 @@ def shard_of(value: Tensor) -> Shard | None:
     return Shard(local, min(mesh.get_local_rank() * rows, value.shape[0]))
 
 
+def whole_of(local: Tensor, num_rows: int, processes: Processes) -> Tensor:
+    """Give all rows of something that lies in parts as a parameter of `num_rows` rows does; to be called by all processes."""
+    most = -(-num_rows // processes.size)
+    padded = local.new_zeros((most, *local.shape[1:]))
+    padded[: len(local)] = local
+    return processes.gathered(padded).flatten(0, 1)[:num_rows]
+
+
+def sharded_copy(model: nn.Module, processes: Processes) -> nn.Module:
+    """Give a copy of a network of whose parameters each process holds some rows; the network is left alone."""
+    network = params.clone_model(params.unwrapped(model))
+    _shard_(network, processes)
+    return network
+
+
 def require_shardable(model: nn.Module, processes: Processes) -> None:
     """Refuse, where parameters are to be sharded, a network that has one without rows, or with a sparse gradient.
 
@@ -90,8 +105,7 @@ def sharded(model: nn.Module, processes: Processes) -> Iterator[Twin]:
         yield Twin(model, lambda: None)
         return
     plain = params.unwrapped(model)
-    network = params.clone_model(plain)
-    _shard_(network, processes)
+    network = sharded_copy(plain, processes)
     pairs = dict(network.named_parameters())
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.localize.base import Localizer
 from excise.localize.scores import Scores
+from excise.localize.sharded import sharded_scores
 from excise.train.engine import Engine
 
 
@@ -48,7 +49,12 @@ class Gradient(Localizer):
 
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |g|."""
-        found = scoring_gradient(model, getattr(split, self.rows), engine, self.accumulate, self.batch_size)
+        rows = getattr(split, self.rows)
+        if engine.processes.sharded:
+            return sharded_scores(
+                model, rows, engine, self.accumulate, self.batch_size, lambda gradient, _: gradient.abs_()
+            )
+        found = scoring_gradient(model, rows, engine, self.accumulate, self.batch_size)
         return Scores.of(model, {name: gradient.abs_() for name, gradient in found.items()})
 
 

@@ -19,6 +19,11 @@ from excise import checks, errors
 class Reduction(ABC):
     """How the scores of a channel's weights become the channel's score."""
 
+    @property
+    def by_row(self) -> bool:
+        """Whether a row's score depends on that row alone, and not on how many there are."""
+        return False
+
     @abstractmethod
     def reduce(self, rows: Tensor) -> Tensor:
         """Turn scores `[rows, weights]` into `[rows]`."""
@@ -27,6 +32,8 @@ class Reduction(ABC):
 @dataclass(frozen=True)
 class Mean(Reduction):
     """The mean over the row."""
+
+    by_row = True
 
     def reduce(self, rows: Tensor) -> Tensor:
         """Take the mean."""
@@ -57,6 +64,11 @@ class Top(Reduction):
             raise errors.BadRequest("share: expected a fraction above 0, found 0")
         if self.of not in ("row", "layer"):
             raise errors.BadRequest(f"of: expected row or layer, found {self.of!r}")
+
+    @property
+    def by_row(self) -> bool:
+        """Not where the number of rows says how many count."""
+        return self.of == "row"
 
     def count(self, num_rows: int, row_length: int) -> int:
         """Give the number of scores that count in a row."""

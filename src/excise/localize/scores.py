@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self, get_args
 
 import torch
@@ -39,16 +40,16 @@ class Scores:
         errors.BadRequest: scores that are negative or not finite, by parameter.
     """
 
-    __slots__ = ("_ranking", "_shapes", "_values")
+    __slots__ = ("_held", "_ranking", "_shapes")
 
     def __init__(self, values: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
         for name, value in values.items():
-            if value.numel() and not _nonnegative_and_finite(value):
+            if not are_scores(value):
                 raise errors.BadRequest(
                     f"scores of {name!r} are negative or not finite; "
                     "check that the network's weights and its loss on these rows are finite"
                 )
-        self._values = dict(values)
+        self._held = dict(values)
         self._shapes = dict(shapes)
         self._ranking: tuple[Reduction, bool, Ranked] | None = None
 
@@ -64,14 +65,22 @@ class Scores:
         return self._values[name]
 
     @property
+    def _values(self) -> Mapping[str, Tensor]:
+        """Whole scores, by parameter."""
+        return self._held
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The parameters that have scores, in the network's order."""
-        return tuple(self._values)
+        return tuple(self._held)
 
     @property
     def num_weights(self) -> int:
         """Weights that can be chosen; budgets are fractions of this."""
-        return sum(value.numel() for value in self._values.values())
+        return sum(self._num_weights_of(name) for name in self._held)
+
+    def _num_weights_of(self, name: str) -> int:
+        return math.prod(self._shapes[name])
 
     def among(self, mask: Mask) -> Scores:
         """Give the scores of the parameters in a mask alone; the others can no longer be chosen.
@@ -81,13 +90,16 @@ class Scores:
         """
         if mask.shapes != self._shapes:
             raise errors.MaskMismatch("the mask is of another network than the scores; cut both from the same one")
-        for name in self._values:
-            if 0 < mask.count(name) < self._values[name].numel():
+        for name in self._held:
+            if 0 < mask.count(name) < self._num_weights_of(name):
                 raise errors.MaskMismatch(
                     f"expected whole parameters to choose among, found {mask.count(name)} of the "
-                    f"{self._values[name].numel()} weights of {name!r}; cut the mask of the result with & instead"
+                    f"{self._num_weights_of(name)} weights of {name!r}; cut the mask of the result with & instead"
                 )
-        return Scores({name: value for name, value in self._values.items() if mask.count(name)}, self._shapes)
+        return self._only([name for name in self._held if mask.count(name)])
+
+    def _only(self, names: Sequence[str]) -> Scores:
+        return Scores({name: self._held[name] for name in names}, self._shapes)
 
     def above(self, threshold: float) -> Mask:
         """Give the mask of the weights whose score is higher than a threshold, however many they are."""
@@ -168,7 +180,7 @@ class Scores:
         self, budget_fraction: float, reduction: Reduction, count: Count, *, partial: bool, lowest: bool
     ) -> Mask:
         ranked = self._ranked(reduction, lowest=lowest)
-        sizes = {name: value.numel() // max(ranked.counts[name], 1) for name, value in self._values.items()}
+        sizes = {name: self._num_weights_of(name) // max(ranked.counts[name], 1) for name in self._held}
         costs = sizes if count == "weights" else dict.fromkeys(sizes, 1)
         budget = budget_in_weights(budget_fraction, sum(costs[name] * ranked.counts[name] for name in costs))
         if budget == 0:
@@ -176,9 +188,9 @@ class Scores:
         picked, cut = select_channels(ranked, costs, budget)
         if cut and not partial:
             _require_some(picked, cut, budget, sizes, "channel")
-        entries = {name: _spread(rows, self._values[name].ndim) for name, rows in picked.items()}
+        entries = {name: _spread(rows, len(self._shapes[name])) for name, rows in picked.items()}
         if cut and partial and count == "weights":
-            full = entries[cut.name].expand(self._values[cut.name].shape).clone()
+            full = entries[cut.name].expand(self._shapes[cut.name]).clone()
             full[cut.row].view(-1)[: cut.num_weights] = True
             entries[cut.name] = full
         return self._mask(entries)
@@ -186,9 +198,12 @@ class Scores:
     def _ranked(self, reduction: Reduction, *, lowest: bool) -> Ranked:
         """Rank the channels. The last ranking is kept: a second budget costs no further look at the weights' scores."""
         if self._ranking is None or self._ranking[:2] != (reduction, lowest):
-            channels = {name: channel_scores(value, reduction).cpu() for name, value in self._values.items()}
-            self._ranking = reduction, lowest, rank_channels(channels, lowest=lowest)
+            self._ranking = reduction, lowest, rank_channels(self._by_channel(reduction), lowest=lowest)
         return self._ranking[2]
+
+    def _by_channel(self, reduction: Reduction) -> dict[str, Tensor]:
+        """Give one score a channel of each parameter, on the CPU."""
+        return {name: channel_scores(value, reduction).cpu() for name, value in self._values.items()}
 
     def _modules(self, budget_fraction: float, *, partial: bool, lowest: bool) -> Mask:
         inside: dict[str, list[str]] = {}
@@ -227,8 +242,10 @@ class Scores:
         return Mask(entries, self._shapes)
 
 
-def _nonnegative_and_finite(value: Tensor) -> bool:
-    """Say whether scores are good, by the extremes of one pass; both are nan where any score is."""
+def are_scores(value: Tensor) -> bool:
+    """Say whether all are nonnegative and finite, by the extremes of one pass; both are nan where any is."""
+    if not value.numel():
+        return True
     lowest, highest = torch.aminmax(value)
     return bool(lowest >= 0) and bool(highest.isfinite())
 

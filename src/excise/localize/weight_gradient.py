@@ -14,6 +14,7 @@ from excise.data.split import Split
 from excise.localize.base import Localizer
 from excise.localize.gradient import require_scoring_options, scoring_gradient
 from excise.localize.scores import Scores
+from excise.localize.sharded import sharded_scores
 from excise.train.engine import Engine
 
 
@@ -53,6 +54,16 @@ class WeightGradient(Localizer):
     @torch.no_grad()
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |theta * g|."""
-        found = scoring_gradient(model, getattr(split, self.rows), engine, self.accumulate, self.batch_size)
+        rows = getattr(split, self.rows)
+        if engine.processes.sharded:
+            return sharded_scores(
+                model,
+                rows,
+                engine,
+                self.accumulate,
+                self.batch_size,
+                lambda gradient, value: gradient.mul_(value).abs_(),
+            )
+        found = scoring_gradient(model, rows, engine, self.accumulate, self.batch_size)
         own = params.named_parameters(model)
         return Scores.of(model, {name: gradient.mul_(own[name]).abs_() for name, gradient in found.items()})

@@ -14,7 +14,7 @@ from excise import checks, errors
 from excise.train.augment import Augment
 
 
-class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, repr_omit_defaults=True):
     """Epochs, optimizer, learning rate and batches of one training.
 
     Attributes:
