@@ -269,7 +269,7 @@ def test_numbers_that_make_no_sense_are_refused(options, message):
 
 @pytest.mark.parametrize(
     ("address", "what"),
-    [("10.0.0.1:6379", "find a Ray cluster at 10.0.0.1:6379"), (None, "start a Ray cluster on this machine")],
+    [("auto", "find a Ray cluster at auto"), (None, "start a Ray cluster on this machine")],
 )
 def test_a_cluster_that_is_not_there_is_told_in_one_sentence(monkeypatch, address, what):
     def absent(**_):
@@ -280,6 +280,16 @@ def test_a_cluster_that_is_not_there_is_told_in_one_sentence(monkeypatch, addres
     with pytest.raises(errors.ClusterError, match=f"cluster: could not {what}: nobody answers; see that") as told:
         list(OnRay(address).run(square, 1, [1]))
     assert "advice" not in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:one"])
+def test_an_address_where_nobody_listens_is_told_at_once_and_not_left_to_ray_which_tries_for_minutes(
+    monkeypatch, address
+):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with pytest.raises(errors.ClusterError, match=f"cluster: could not find a Ray cluster at {address}: "):
+        list(OnRay(address).run(square, 1, [1]))
 
 
 def test_without_ray_the_message_is_the_install_line(monkeypatch):

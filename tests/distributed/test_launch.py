@@ -84,6 +84,11 @@ def test_a_place_is_read_from_the_environment(environ, expected):
         ),
         ({**TORCHRUN, "MASTER_ADDR": ""}, "expected the variable MASTER_ADDR, as torchrun or srun sets it, found none"),
         ({name: word for name, word in SRUN.items() if name != "SLURM_LOCALID"}, "expected the variable SLURM_LOCALID"),
+        (
+            {**SRUN, "SLURM_PROCID": "8"},
+            "expected a rank below the number of processes, as SLURM sets them, found rank 8 of 8",
+        ),
+        ({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "0"}, "as torchrun sets them, found rank 0 of 0"),
     ],
 )
 def test_a_place_that_is_half_told_is_refused(environ, message):
@@ -177,11 +182,36 @@ def test_the_first_to_fail_speaks_and_only_the_first_process_is_heard():
         assert [own["heard"] for own in found] == ["rank 0 speaks\n", ""]
 
 
-def test_processes_that_do_not_meet_are_refused(monkeypatch):
-    nobody = Started(1, 2, 0, launch.LOCAL, 1, False, "torchrun")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_that_do_not_meet_are_refused(monkeypatch, rank):
+    port = 1 - rank  # the host takes any; nobody listens at 1
+    nobody = Started(rank, 2, 0, launch.LOCAL, port, False, "torchrun")
     monkeypatch.setattr(launch, "MEETING_SECONDS", 0.2)
     with (
-        pytest.raises(errors.BadRequest, match=r"rank 1 of 2 did not meet the others at 127\.0\.0\.1:1 "),
+        pytest.raises(errors.BadRequest, match=rf"rank {rank} of 2 did not meet the others at 127\.0\.0\.1:{port} "),
         launch.joined(nobody, "ddp", torch.device("cpu")),
     ):
         pass
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_is_heard_while_the_others_are_waited_for(rank):
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    began = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with (
+            pytest.raises(Stop),
+            launch.joined(Started(rank, 2, 0, launch.LOCAL, 1 - rank, False, "SLURM"), "ddp", torch.device("cpu")),
+        ):
+            pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < launch.MEETING_SECONDS / 10

@@ -6,8 +6,8 @@ from torch import nn
 
 import excise
 from excise import errors, methods, recipes
+from excise.pipeline import costing
 from excise.pipeline.costing import Measured, Projection, bench
-from excise.train.machine import Way
 from tests.probes import same_bytes, snapshot
 
 NUM_ROWS = 5000
@@ -50,6 +50,19 @@ def test_a_time_with_a_fixed_share_and_a_share_a_row_is_found_exactly():
     assert found.unlearning.high == pytest.approx((FIXED + PER_ROW * 512) / 512 * NUM_ROWS)  # were nothing fixed
     assert found.extrapolated and found.retraining is None and found.share is None
     assert same_bytes(snapshot(model), before)
+
+
+@pytest.mark.parametrize("num_rows", [100, NUM_ROWS])
+def test_what_is_paid_for_once_is_in_no_time(num_rows):
+    watch, (model, split) = Watch(), problem(num_rows)
+    watched, once = taking(watch), iter([50.0])
+
+    def imports(net, *rows):
+        watch.now += next(once, 0.0)
+        return watched(net, *rows)
+
+    found = bench(model, split, imports, budget_seconds=10, clock=watch)
+    assert found.unlearning.seconds == pytest.approx(FIXED + PER_ROW * num_rows)
 
 
 @pytest.mark.parametrize(
@@ -98,21 +111,30 @@ def test_a_retraining_is_timed_by_its_epochs():
     assert ("retrain 1/1", 5) in watch.counted
 
 
-def test_both_are_timed_on_the_machine_that_is_asked_for(monkeypatch):
+def test_both_are_timed_in_the_precision_that_was_asked_for():
+    model, split = problem(50)
+    ran = {"unlearning": [], "retraining": []}
+    model.register_forward_hook(lambda _, inputs, outputs: ran["unlearning"].append(outputs.dtype))
+
+    def fresh():
+        made = nn.Linear(3, 2)
+        made.register_forward_hook(lambda _, inputs, outputs: ran["retraining"].append(outputs.dtype))
+        return made
+
+    plan = excise.TrainPlan(epochs=1, lr=0.1)
+    machine = excise.Machine(precision="bfloat16")
+    bench(model, split, recipes.Finetune(epochs=1, lr=0.1), plan=plan, fresh=fresh, machine=machine)
+    assert all(torch.bfloat16 in dtypes for dtypes in ran.values())
+
+
+def test_a_retraining_is_read_by_as_many_workers_as_the_unlearning(monkeypatch):
     asked = []
-
-    def way(machine, model, num_steps=None):
-        asked.append((machine.workers, num_steps))
-        return Way()
-
-    monkeypatch.setattr(excise.Machine, "way", way)
-    plan, recipe = excise.TrainPlan(epochs=1, lr=0.1, batch_size=50), recipes.Finetune(epochs=1, lr=0.1, batch_size=50)
-    bench(*problem(100), recipe, plan=plan, machine=excise.Machine(workers=2))
-    assert asked == [
-        (2, None),
-        (2, 2),
-        (2, 2),
-    ]  # as it is asked, the steps of the unlearning, and those of the retraining
+    monkeypatch.setattr(costing, "retrain", lambda fresh, rows, *_, **__: asked.append(rows.source.workers))
+    model, split = problem(50)
+    rows = [(split.train.source.tensors[0][row], row % 2) for row in range(50)]
+    plan, machine = excise.TrainPlan(epochs=1, lr=0.1), excise.Machine(workers=2)
+    bench(model, excise.Split(rows, forget=[1]), methods.Nothing(), plan=plan, machine=machine)
+    assert set(asked) == {2}
 
 
 @pytest.mark.parametrize(

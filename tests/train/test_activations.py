@@ -242,6 +242,22 @@ def test_activations_that_depend_on_the_batch_are_found_out_and_not_used():
     ]
 
 
+class Highest(Centred):
+    """Another, in any order of the batch's rows the same to the bit."""
+
+    def forward(self, inputs):
+        hidden = self.first(inputs)
+        return self.last(hidden - hidden.amax(0))
+
+
+@pytest.mark.parametrize("num_rows", [9, 15])
+def test_they_are_found_out_where_a_batch_holds_most_of_the_rows(num_rows):
+    plan = TrainPlan(epochs=6, lr=0.05, batch_size=8)
+    made = {"make": lambda: Highest().double(), "mask": Mask.of_modules(Highest(), ["last"])}
+    notes, _ = both("mlp", num_rows=num_rows, plan=plan, **made)
+    assert "are not kept: computed in another batch" in notes[0]
+
+
 class Counted(Centred):
     """A frozen layer whose value for a row depends on how many there are in its batch, as the last digits of a product may."""
 

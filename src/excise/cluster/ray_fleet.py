@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import torch
 
@@ -25,6 +26,8 @@ from excise.cluster.fleet import Fleet, Item, Result, Shared
 
 LOCAL = "local"
 """The address that stands for a cluster on this machine alone, started here."""
+REACH_SECONDS = 10.0
+"""How long a cluster may take to answer at all."""
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Nothing goes out; and Ray leaves the variables that name accelerators as they are where a job asks for none."""
 
@@ -141,6 +144,8 @@ class OnRay(Fleet):
             if self.at_once is not None:
                 options |= {"num_cpus": self.at_once * self.cpus}
         try:
+            if not own:
+                _require_open(str(self.address))
             with _environment(_QUIET), _own_signal():
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -186,6 +191,18 @@ class OnRay(Fleet):
         if error is not None:
             raise error
         return result
+
+
+def _require_open(address: str) -> None:
+    """Refuse an address at which nobody listens: Ray tries for minutes, and hears no signal meanwhile.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: its port is no number of one.
+    """
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname is not None and place.port is not None:  # else a word of Ray's own, such as `auto`
+        socket.create_connection((place.hostname, place.port), timeout=REACH_SECONDS).close()
 
 
 def _carried(both: tuple[Callable[[Any, Any], Any], Any], item: Any) -> tuple[Exception | None, Any]:

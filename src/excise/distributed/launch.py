@@ -32,7 +32,8 @@ MEETING_SECONDS = 300.0
 ALONE_SECONDS = 5.0
 """How long others may take to end by themselves once one has failed, and again once they were asked to."""
 _LOOK_SECONDS = 0.05
-_LAUNCHED, _FAILURES, _FIRST = "EXCISE_LAUNCHED", "failures", "first to fail"
+_REACH_SECONDS = 2.0
+_LAUNCHED, _THERE, _FAILURES, _FIRST = "EXCISE_LAUNCHED", "there", "failures", "first to fail"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,14 @@ class Started:
     hosted: bool
     by: str
 
+    def __post_init__(self) -> None:
+        """Check that it is one of the places."""
+        if not 0 <= self.rank < self.size:
+            raise errors.BadRequest(
+                f"expected a rank below the number of processes, as {self.by} sets them, found rank {self.rank} of "
+                f"{self.size}; see the variables RANK and WORLD_SIZE, or SLURM_PROCID and SLURM_NTASKS"
+            )
+
 
 def started(environ: Mapping[str, str]) -> Started | None:
     """Read from the environment how this process was started: by torchrun, by srun, or (None) by itself.
@@ -64,7 +73,7 @@ def started(environ: Mapping[str, str]) -> Started | None:
     A batch script of SLURM's that no srun started is by itself, whatever number of tasks the job has.
 
     Raises:
-        errors.BadRequest: a variable is missing or no number.
+        errors.BadRequest: a variable is missing or no number, or they contradict each other.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         numbers = [_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")]
@@ -150,15 +159,10 @@ def joined(place: Started, strategy: Strategy, device: torch.device) -> Iterator
         errors.BadRequest: they did not meet.
     """
     try:
-        hosts = place.rank == 0 and not place.hosted
-        patience = timedelta(seconds=MEETING_SECONDS)
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
-            place.address, place.port, place.size, is_master=hosts, timeout=patience
-        )
-        meeting = distributed.PrefixStore("excise", store)  # type: ignore[attr-defined]
+        meeting = _met(place)
         backend = "gloo" if device.type == "cpu" else None  # both kinds, the CPU's for small facts
         distributed.init_process_group(backend, store=meeting, rank=place.rank, world_size=place.size)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise errors.BadRequest(
             f"rank {place.rank} of {place.size} did not meet the others at {place.address}:{place.port} "
             f"({str(error).splitlines()[0]}); check that all were started, and that the address can be reached"
@@ -174,6 +178,44 @@ def joined(place: Started, strategy: Strategy, device: torch.device) -> Iterator
             raise SystemExit(getattr(error, "exit_code", 1)) from error
         raise
     distributed.destroy_process_group()
+
+
+def _met(place: Started) -> Any:
+    """Give the store where all of them are by now. A signal is heard meanwhile, which torch's own waiting does not let in.
+
+    Raises:
+        OSError: some are not there in time.
+    """
+    until, hosts = time.monotonic() + MEETING_SECONDS, place.rank == 0 and not place.hosted
+    while not (hosts or _is_open(place, until)):
+        time.sleep(_LOOK_SECONDS)
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        place.address,
+        place.port,
+        None,
+        is_master=hosts,
+        timeout=timedelta(seconds=MEETING_SECONDS),
+        wait_for_workers=False,
+    )
+    meeting = distributed.PrefixStore("excise", store)  # type: ignore[attr-defined]
+    there = meeting.add(_THERE, 1)
+    while there < place.size:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{there} of them were there after {MEETING_SECONDS:g} s")
+        time.sleep(_LOOK_SECONDS)
+        there = meeting.add(_THERE, 0)
+    return meeting
+
+
+def _is_open(place: Started, until: float) -> bool:
+    """Say whether somebody listens where they meet; raises what is in the way when it is too late."""
+    try:
+        socket.create_connection((place.address, place.port), timeout=_REACH_SECONDS).close()
+    except OSError:
+        if time.monotonic() > until:
+            raise
+        return False
+    return True
 
 
 def _is_first(meeting: Any, rank: int) -> bool:

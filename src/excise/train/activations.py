@@ -247,10 +247,11 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
     """Say whether a batch of so many rows, answered from what is kept, has the bits of the plain forward pass.
 
     A kernel may treat some places of a batch otherwise than others. If it does so in batches of the size that the store was
-    filled with, then for some place and the next one: a batch in which every row stands one place on tells, and a second one in
-    random order asks again; with few values a row, several of each. If it does not, batches of another size are looked at in
-    random order alone. Activations must agree in every bit and
-    in their layout, and so must the logits.
+    filled with, then for some place and the next one: a batch in which every row stands one place on tells, and a second one of
+    rows drawn with replacement asks again; with few values a row, several of each. If it does not, batches of another size are
+    looked at as drawn alone. Rows that repeat, and others that are missing, also tell of a forward in which a row's value
+    hangs on those beside it (less the batch's mean, say), even where a batch has most of the rows. Activations must agree in
+    every bit and in their layout, and so must the logits.
 
     Args:
         model: in the state of the training.
@@ -261,9 +262,10 @@ def _proven(model: nn.Module, kept: Activations, size: int, filled: int, seed: i
         way: in which layout images come.
     """
     draws, num_rows, times = seeds.generator(seed, "kept", size), len(kept.rows), _num_tries(kept, filled)
-    moved_on = [torch.arange(filled).roll(1)] * (times if size == filled else 0)
-    for order in (*moved_on, *(torch.randperm(filled, generator=draws) for _ in range(times))):
-        places = order + filled * torch.randint(num_rows // filled, (filled,), generator=draws)
+    for drawn in (*[False] * (times if size == filled else 0), *[True] * times):
+        block = filled * torch.randint(num_rows // filled, (filled,), generator=draws)
+        moved_on = torch.arange(filled).roll(1) + block
+        places = torch.randint(num_rows, (filled,), generator=draws) if drawn else moved_on
         ids = kept.rows.ids[torch.cat([places, torch.arange(num_rows).flip(0)])[:size]]
         inputs, found = _inputs(model, kept.rows, ids, way), kept.read(ids)
         if not all(_same(one, other) for one, other in zip(kept.prefix.compute(inputs), found, strict=True)):
