@@ -110,6 +110,7 @@ def unlearn(
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
+    agreeing.require_possible(processes, machine)
     require_shardable(own, processes)
     split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
     machine.way(own)  # refuses what it cannot do
