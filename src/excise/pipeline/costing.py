@@ -15,8 +15,9 @@ from excise.masks import Mask
 from excise.methods.base import Method
 from excise.methods.function import UnlearnFunction
 from excise.oracles import retrain
-from excise.pipeline.forget import Unlearned, unlearn
+from excise.pipeline.forget import unlearn
 from excise.pipeline.fresh import fresh_builder
+from excise.pipeline.unlearned import Unlearned
 from excise.recipes import Recipe
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
@@ -108,8 +109,8 @@ def bench(
     Every part of the walk has a fixed share (weights copied, digested, compared) and a share a row, so that two sizes give
     both. The retraining is timed beside it, an epoch at each size, and multiplied by the plan's epochs. Nothing is kept;
     the network is not changed. What pays in long runs alone (compilation, activations that are kept) is not seen in short
-    ones: the time for all rows is then lower than said. What a process pays for once (imports, caches) is in none of the times: the
-    smallest size is run once more before.
+    ones: the time for all rows is then lower than said. What a process pays for once (imports, caches) is in none of the times:
+    the smallest size is run once more before.
 
     Cost: at most about `budget_seconds` after that first run, but two sizes at least.
 
