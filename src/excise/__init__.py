@@ -1,8 +1,8 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
 The front door: `Split`, `doctor`, `bench`, `tune`, `unlearn`, `audit`, `Ledger`, `TrainPlan`, `Mask`, and the rooms `recipes`,
-`methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`, `train`, `distributed`, `cluster`. Names are looked up when first used,
-so that importing `excise` does not import torch.
+`methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`, `train`, `distributed`, `cluster`.
+Names are looked up when first used, so that importing `excise` does not import torch.
 """
 
 import importlib
