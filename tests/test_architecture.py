@@ -110,7 +110,7 @@ RESTORING = {
     ("testing/verdicts.py", "torch.set_default_dtype"),
     ("testing/verdicts.py", "torch.set_num_threads"),
 }
-# What was asked to meet others, by address, looks whether anybody is there.
+# Where a user has named another process to work with, these ask whether anybody listens there.
 REACHING = {
     ("cluster/ray_fleet.py", "socket.create_connection"),
     ("distributed/launch.py", "socket.create_connection"),
@@ -310,8 +310,7 @@ def nothing_dangerous(sources):
     """Nothing runs code that came as data, seeds a global generator, changes global state, or prints."""
     for source in sources:
         for found in source.imports():
-            reads_text = found.module == "urllib.parse"
-            if found.module.partition(".")[0] in FORBIDDEN_MODULES and not reads_text:
+            if found.module.partition(".")[0] in FORBIDDEN_MODULES:
                 yield f"{source.path}:{found.line}: imports {found.module}"
         for call, name in source.calls():
             where = f"{source.path}:{call.lineno}: {name}"

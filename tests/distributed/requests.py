@@ -302,6 +302,12 @@ def of_chosen_rows(processes):
             setattr(chosen_rows, name, value)
 
 
+def of_nothing(processes):
+    """Give what comes of a training whose mask allows nothing: forward passes that no backward pass follows."""
+    model, _ = problem("tied")
+    return {"empty": unlearned(processes, Finetune(plan=PLAN), case="tied", mask=Mask.empty(model))}
+
+
 def held(processes):
     """Give what lies here of a layer of 5 rows: shape, first row, its first number; and that a change reaches the layer."""
     plain = nn.Linear(3, 5)
@@ -380,6 +386,7 @@ def everything_sharded(processes, names):
     return {
         "unlearned": all_of_them(processes, names),
         "grouped": grouped(processes),
+        "of nothing": of_nothing(processes),
         "held": held(processes),
         "broken": broken(processes),
         "scored": scored(processes),

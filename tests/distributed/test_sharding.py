@@ -18,6 +18,7 @@ def test_networks_held_in_parts_come_to_what_one_process_does(size):
     found = together(size, requests.everything_sharded, NAMES[size], strategy="fsdp")
     require_equal([own["unlearned"] for own in found], requests.all_of_them(requests.ALONE, NAMES[size]))
     require_equal([own["grouped"] for own in found], requests.grouped(requests.ALONE))
+    require_equal([own["of nothing"] for own in found], requests.of_nothing(requests.ALONE))
     shapes = {2: [((3, 3), 0, [0.0]), ((2, 3), 3, [9.0])]}
     shapes[4] = [((2, 3), 0, [0.0]), ((2, 3), 2, [6.0]), ((1, 3), 4, [12.0]), ((0, 3), 5, [])]
     assert [own["held"]["shapes"] for own in found] == shapes[size]

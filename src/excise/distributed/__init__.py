@@ -2,7 +2,7 @@
 
 from excise.distributed import launch
 from excise.distributed.processes import STRATEGIES, Processes, Strategy
-from excise.distributed.sharding import Shard, Twin, require_shardable, shard_of, sharded
+from excise.distributed.sharding import Shard, Twin, require_shardable, reshard_, shard_of, sharded
 from excise.distributed.statistics import JointStatistics, normalised_together
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "launch",
     "normalised_together",
     "require_shardable",
+    "reshard_",
     "shard_of",
     "sharded",
 ]

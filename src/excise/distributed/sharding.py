@@ -35,6 +35,15 @@ class Twin:
     write_back_: Callable[[], None]
 
 
+def reshard_(network: nn.Module) -> None:
+    """Have each process hold its rows alone again, where a forward pass without a backward pass left whole parameters."""
+    from torch.distributed.fsdp import FSDPModule  # takes long to import
+
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @dataclass(frozen=True, eq=False)
 class Shard:
     """The rows of a parameter that this process holds.

@@ -112,8 +112,8 @@ def bench(
     Every part of the walk has a fixed share (weights copied, digested, compared) and a share a row, so that two sizes give
     both. The retraining is timed beside it, an epoch at each size, and multiplied by the plan's epochs. Nothing is kept;
     the network is not changed. What pays in long runs alone (compilation, activations that are kept) is not seen in short
-    ones: the time for all rows is then lower than said. The smallest size is run once more before: what a process pays for once
-    (imports, caches) is told apart, and in none of the other times.
+    ones: the time for all rows is then lower than said. The smallest size is run once more before: what a process pays
+    for once (imports, caches) is told apart, and in none of the other times.
 
     Cost: at most about `budget_seconds` after that first run, but two sizes at least.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from excise import errors, params, seeds
 from excise.data.batches import num_batches
 from excise.data.rows import Rows
-from excise.distributed import normalised_together, sharded
+from excise.distributed import normalised_together, reshard_, sharded
 from excise.masks import Mask
 from excise.train.activations import keep_activations
 from excise.train.checkpoints import Carried, Position, Remembers, Stage
@@ -181,6 +181,7 @@ def _frozen_kept(model: nn.Module, mask: Mask, statistics: Statistics, stage: st
         return
     before = frozen_digest(model, mask, statistics)
     yield
+    reshard_(model)
     if engine.processes.anywhere(fact=frozen_digest(model, mask, statistics) != before):
         raise errors.Refused(f"{stage}: something outside the mask moved in a shard; the result was dropped")
 
