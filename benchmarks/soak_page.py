@@ -17,9 +17,9 @@ Written by `make soak`; do not edit.
   synced after that. A run's record, `run.json`, is written last and names the SHA-256 of every other file. What is added later
   (an audit, its page) is announced in the record, written, then entered.
 - **The same command again goes on.** `excise unlearn` keeps checkpoints while it trains (`--checkpoint-seconds`, 30 unless
-  said otherwise), an audit keeps each retrained network in the bank, a search each trial, a ledger each step. What comes
-  out in the end is the same to the bit as if nobody had disturbed the command; only times differ, and an audit's own cost,
-  which counts what the process that finished it has trained.
+  said otherwise; none under `--strategy fsdp`), an audit keeps each retrained network in the bank, a search each trial, a
+  ledger each step. What comes out in the end is the same to the bit as if nobody had disturbed the command; only times differ,
+  and an audit's own cost, which counts what the process that finished it has trained.
 - **A signal is obeyed within seconds.** Ctrl-C and SIGTERM have a training finish its step and keep it (4 seconds at most),
   then the command stops with exit code 130 or 143.
 - **A disk that fails is told of.** Exit code 5, one message with the file, its size and what to do; what was there before

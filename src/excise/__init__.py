@@ -1,8 +1,8 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
 The front door: `Split`, `doctor`, `bench`, `tune`, `unlearn`, `audit`, `Ledger`, `TrainPlan`, `Mask`, and the rooms `recipes`,
-`methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`. Names are looked up when first used,
-so that importing `excise` does not import torch.
+`methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`, `train`, `distributed`, `cluster`.
+Names are looked up when first used, so that importing `excise` does not import torch.
 """
 
 import importlib
@@ -12,7 +12,20 @@ from excise.errors import ExciseError
 from excise.version import __version__
 
 if TYPE_CHECKING:
-    from excise import data, localize, measure, methods, networks, observe, oracles, recipes, testing
+    from excise import (
+        cluster,
+        data,
+        distributed,
+        localize,
+        measure,
+        methods,
+        networks,
+        observe,
+        oracles,
+        recipes,
+        testing,
+        train,
+    )
     from excise.data import Split
     from excise.diagnosis import Finding, doctor
     from excise.lifecycle import Ledger
@@ -41,7 +54,20 @@ _HOMES = {
     "tune": "excise.pipeline",
     "unlearn": "excise.pipeline",
 }
-_ROOMS = ("data", "localize", "measure", "methods", "networks", "observe", "oracles", "recipes", "testing")
+_ROOMS = (
+    "cluster",
+    "data",
+    "distributed",
+    "localize",
+    "measure",
+    "methods",
+    "networks",
+    "observe",
+    "oracles",
+    "recipes",
+    "testing",
+    "train",
+)
 
 __all__ = [
     "Audit",
@@ -62,7 +88,9 @@ __all__ = [
     "__version__",
     "audit",
     "bench",
+    "cluster",
     "data",
+    "distributed",
     "doctor",
     "localize",
     "measure",
@@ -72,6 +100,7 @@ __all__ = [
     "oracles",
     "recipes",
     "testing",
+    "train",
     "tune",
     "unlearn",
 ]

@@ -172,6 +172,15 @@ def test_people_read_that_rows_without_a_trace_prove_nothing():
     assert cli_audit._control("retrained", "PASS", "PASS") == "retrained PASS, as it must"
 
 
+def test_networks_that_are_trained_in_another_precision_than_the_run_are_told_of(unlearn, audit):
+    assert unlearn("--set", "epochs=1", "--precision", "bfloat16", plan="plan.toml").code == 0
+    told = "run was made with --precision bfloat16 --layout auto --compile auto; give the audit the same"
+    assert told in audit("--tier", "T1", oracles=1).out
+    assert told not in audit("--tier", "T0", oracles=None).out
+    same = audit("--precision", "bfloat16", "--workers", "1", oracles=1)
+    assert same.code == 0 and "give the audit the same" not in same.out
+
+
 def test_a_budget_picks_what_fits_and_says_what_it_left_out(project, made, audit):
     done = audit("--json", "--budget-seconds", "0.001", oracles=None)
     assert done.code == 0 and done.json["tier"] == "T0" and len(done.json["left_out"]) == 2

@@ -1,6 +1,11 @@
+from pathlib import Path
+
 import pytest
 
+from excise import errors
 from excise.cli.choices import CRITERIA
+from excise.cli.localize import run
+from excise.distributed import Processes
 from excise.masks import Mask
 from tests.cli.project import tree
 
@@ -59,3 +64,21 @@ def test_a_changed_mask_is_corrupt(project, localize):
 def test_every_criterion_and_granularity(localize, criterion, granularity):
     done = localize("--json", criterion=criterion, granularity=granularity, reduction="mean", budget=0.25)
     assert 0.15 < done.json["mask_fraction"] <= 0.25
+
+
+@pytest.mark.parametrize(("differs", "kind"), [("weights", errors.BadRequest), ("mask", errors.Refused)])
+@pytest.mark.usefixtures("project")
+def test_processes_that_differ_write_no_mask(differs, kind, monkeypatch):
+    def require_same(self, facts, remedy, refusal):
+        if differs in facts:
+            raise refusal(f"rank 1 has other {differs}")
+
+    monkeypatch.setattr(Processes, "require_same", require_same)
+    monkeypatch.setattr(Processes, "anywhere", lambda self, *, fact: fact)
+    left_out = ("budget", "granularity", "count", "scope", "reduction", "data_root")
+    words = {"model": "mine:make", "weights": Path("w.safetensors"), "data": "mine:train", "forget": Path("ids.txt")}
+    how = {"precision": "auto", "layout": "auto", "compiled": "auto", "workers": 0, "device": "cpu", "quiet": True}
+    cut = {**dict.fromkeys(left_out), "lowest": False, "partial": False, "criterion": "magnitude", "seed": 0}
+    with pytest.raises(kind, match=f"rank 1 has other {differs}"):
+        run(**words, **how, **cut, out=Path("run"), processes=Processes(0, 2))
+    assert not Path("run", "mask.safetensors").exists()

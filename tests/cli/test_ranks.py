@@ -71,6 +71,7 @@ def test_tasks_of_srun_meet(localize):
 
 def test_numbers_and_words_that_make_no_sense_are_refused(unlearn, monkeypatch):
     assert "--strategy: expected ddp or fsdp, found 'dp'" in unlearn(strategy="dp").err
+    assert "--strategy: fsdp divides a network between processes, found one" in unlearn(strategy="fsdp").err
     assert "--nodes 2: expected to be started once for every device" in unlearn(nodes=2).err
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     assert ranks._own_device("cpu", 3) == "cpu"

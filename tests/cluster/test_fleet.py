@@ -2,7 +2,13 @@
 
 import pytest
 
-from excise.cluster import Fleet, Here
+import excise
+from excise import errors, recipes
+from excise.cluster import Fleet, Here, require_fleet
+from excise.masks import Mask
+from excise.oracles import retrain
+from excise.train import Engine, Task
+from tests.cases import CASES
 
 
 def test_here_is_the_plain_loop():
@@ -51,3 +57,18 @@ def test_a_fleet_is_abstract_and_here_shares_the_objects_of_this_process():
     assert Here.here
     mine = object()
     assert next(Here().run(lambda shared, item: shared, mine, [0]))[1] is mine
+
+
+def test_what_is_no_fleet_is_refused_before_any_work():
+    require_fleet(None)
+    require_fleet(Here())
+    case, plan = CASES["mlp"], excise.TrainPlan(epochs=1, lr=0.1)
+    model, split = case.make(), excise.Split(case.data(12), forget=[1], test=case.data(6))
+    unlearned, engine = excise.unlearn(model, split, recipes.Nothing()), Engine(Task(), 0, Mask.empty(model))
+    for call in (
+        lambda: excise.audit(unlearned, split, plan=plan, fleet="local"),
+        lambda: excise.tune(model, split, recipes.Finetune, trials=1, fleet="local"),
+        lambda: retrain(case.make, split.retain, plan, [0], engine, fleet="local"),
+    ):
+        with pytest.raises(errors.BadRequest, match=r"fleet: expected an excise\.cluster\.OnRay, .* found str"):
+            call()

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +121,20 @@ def test_each_has_a_place_and_all_end_well(tmp_path):
     told = f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(os.environ['WORLD_SIZE'] + os.environ['LOCAL_RANK'])"
     assert launched(told) == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "30", "1": "31", "2": "32"}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system does not say who listens where")
+def test_they_meet_where_no_other_machine_can_reach_them(tmp_path):
+    told = f"""
+lines = [line.split() for kind in ("tcp", "tcp6") for line in open("/proc/net/" + kind).read().splitlines()[1:]]
+port = f":{{int(os.environ['MASTER_PORT']):04X}}"
+heard = [words[1] for words in lines if words[3] == "0A" and words[1].endswith(port)]
+open({str(tmp_path / "heard")!r}, "w").write(" ".join([*heard, os.environ["GLOO_SOCKET_IFNAME"]]))
+"""
+    assert launched(told, 1) == 0
+    address, interface = (tmp_path / "heard").read_text().split()
+    assert socket.inet_ntoa(int(address[:8], 16).to_bytes(4, sys.byteorder)) == launch.LOCAL
+    assert interface == "lo"
 
 
 def test_one_that_fails_ends_all_with_its_own_code(monkeypatch):

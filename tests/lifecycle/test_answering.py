@@ -18,6 +18,7 @@ from excise.pipeline import Unlearned, measuring, swapping
 from excise.recipes import Finetune
 from excise.store.generations import Generations
 from excise.train import Hooks
+from tests.cluster.fleets import Elsewhere
 from tests.lifecycle.conftest import COLLAPSE, PLAN
 from tests.planted import TEST, TRAIN, WRONG, make
 
@@ -318,6 +319,17 @@ def test_a_stop_in_the_midst_of_an_audit_leaves_a_checkpoint_of_its_network(ledg
     (training,) = bank.glob(".training-*")
     assert Generations(training).newest(1)[0] is not None
     assert (ledger.directory / "runs" / "0001" / store.RECORD).is_file() and ledger.status()["head"]["seq"] == 0
+
+
+def test_a_fleet_trains_the_networks_of_the_audit(ledger, tmp_path):
+    ledger.request([3])
+    fleet = Elsewhere()
+    with pytest.raises(errors.BadRequest, match=r"fleet: expected an excise\.cluster\.OnRay"):
+        ledger.run(Finetune(epochs=1), **SHORT, fleet="local")
+    done = ledger.run(Finetune(epochs=1), tier="T1", oracles=1, bank=tmp_path / "bank", fleet=fleet)
+    assert done["verdict"] == "INCONCLUSIVE" and ("train_there", 0) in [
+        (name, item.number) for name, item in fleet.jobs
+    ]
 
 
 def test_a_run_that_diverged_waits_and_another_recipe_takes_its_place(ledger):

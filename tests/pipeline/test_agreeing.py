@@ -3,10 +3,12 @@
 import pytest
 from torch import nn
 
+from excise import errors
 from excise.data import Split
 from excise.distributed import Processes
 from excise.pipeline import agreeing
 from excise.train import Hooks
+from excise.train.machine import Machine
 from tests.cases import CASES
 from tests.probes import Watched
 
@@ -42,3 +44,10 @@ def test_in_what_several_are_not_as_one_is_told(processes, layer, checkpoints, e
     heard = Heard()
     agreeing.tell(processes, nn.Sequential(nn.Linear(2, 2), layer), heard, checkpoints=checkpoints)
     assert [note.startswith(one) for note, one in zip(heard.notes, expected, strict=True)] == [True] * len(expected)
+
+
+def test_several_processes_compile_nothing():
+    agreeing.require_possible(Processes(0, 2), Machine())
+    agreeing.require_possible(Processes.alone(), Machine(compiled="always"))
+    with pytest.raises(errors.BadRequest, match="compiled: expected auto or never with several processes"):
+        agreeing.require_possible(Processes(0, 2), Machine(compiled="always"))

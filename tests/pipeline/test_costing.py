@@ -7,6 +7,7 @@ from torch import nn
 import excise
 from excise import errors, methods, recipes
 from excise.pipeline.costing import Measured, Projection, bench
+from excise.train.machine import Way
 from tests.probes import same_bytes, snapshot
 
 NUM_ROWS = 5000
@@ -126,9 +127,27 @@ def test_both_are_timed_in_the_precision_that_was_asked_for():
     assert all(torch.bfloat16 in dtypes for dtypes in ran.values())
 
 
+def test_both_are_timed_on_the_machine_that_is_asked_for(monkeypatch):
+    asked = []
+
+    def way(machine, model, num_steps=None):
+        asked.append((machine.workers, num_steps))
+        return Way()
+
+    monkeypatch.setattr(excise.Machine, "way", way)
+    plan, recipe = excise.TrainPlan(epochs=1, lr=0.1, batch_size=50), recipes.Finetune(epochs=1, lr=0.1, batch_size=50)
+    bench(*problem(100), recipe, plan=plan, machine=excise.Machine(workers=2))
+    assert asked == 2 * [
+        (2, None),
+        (2, 2),
+        (2, 2),
+    ]  # not timed, then timed: as it is asked, the steps of the unlearning, and those of the retraining
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"machine": 4}, "machine: expected an excise.Machine"),
         ({"plan": lambda *_: None}, "bench: expected plan to be an excise.TrainPlan"),
         ({"budget_seconds": float("nan")}, "budget_seconds: expected"),
         ({"budget_seconds": -1.0}, "budget_seconds: expected"),
@@ -138,3 +157,15 @@ def test_what_cannot_be_timed_is_refused(options, message):
     model, split = problem(50)
     with pytest.raises(errors.BadRequest, match=message):
         bench(model, split, methods.Nothing(), **options)
+
+
+def test_what_only_the_first_run_takes_is_told_apart():
+    watch, (model, split) = Watch(), problem(100)
+    runs = iter([5.0, 0.0])
+
+    def starting(net, retain, forget, validation):
+        watch.now += next(runs) + 1
+        return net
+
+    found = bench(model, split, starting, clock=watch)
+    assert (found.starting_seconds, found.unlearning.seconds) == (5.0, 1.0)

@@ -11,12 +11,14 @@ from torch.nn import functional
 
 import excise
 from excise import errors, localize, methods, params, recipes
+from excise.distributed import Processes
 from excise.masks import Mask
 from excise.methods import Method, OneShot
+from excise.pipeline import forget
 from excise.recipes import Recipe
 from excise.store.generations import Generations
-from excise.train import Hooks, TrainPlan
-from excise.train.task import cross_entropy
+from excise.train import Checkpoints, Engine, Hooks, TrainPlan
+from excise.train.task import Task, cross_entropy
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, moved, same_bytes, snapshot, touched
 
@@ -401,6 +403,8 @@ def test_what_cannot_be_a_recipe_is_refused():
         ({"model": {"0.weight": torch.ones(1)}}, "model: expected a Module, found dict"),
         ({"split": [1, 2]}, "split: expected a Split, found list"),
         ({"mask": {}}, "mask: expected a Mask, found dict"),
+        ({"keep": 2**30}, "keep: expected a Kept, found int"),
+        ({"processes": 4}, "processes: expected Processes, found int"),
     ],
 )
 def test_arguments_of_another_kind_are_named(change, what):
@@ -591,3 +595,15 @@ def test_a_checkpoint_made_with_another_loss_is_not_used(tmp_path, one, other):
     run(one, "kept")
     assert params.model_digest(run(other, "kept").model) == params.model_digest(run(other, "apart").model)
     assert any("is not used" in note for note in notes)
+
+
+def test_processes_on_machines_with_other_keys_go_on_from_one_checkpoint(monkeypatch, tmp_path):
+    begun = []
+    monkeypatch.setattr(Checkpoints, "begin", lambda self, about: begun.append(about))
+    monkeypatch.setattr(Processes, "digest_from_first", lambda self, digest: first.setdefault("digest", digest))
+    first, model, split = {}, CASES["mlp"].make(), excise.Split(CASES["mlp"].data(8), forget=[1])
+    for rank, key in enumerate(("one machine's", "another's")):
+        monkeypatch.setattr(forget.store, "commitment", partial("{} {}".format, key))
+        engine = Engine(Task(), 0, Mask.empty(model), processes=Processes(rank, 2))
+        forget._begun(tmp_path, 30.0, recipes.Finetune(epochs=1, lr=0.1), split, engine)
+    assert begun == [first["digest"]] * 2

@@ -142,3 +142,9 @@ def test_without_fsspec_the_message_is_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(errors.MissingExtra, match=r"memory://bank needs fsspec.*pip install 'excise\[cluster\]'"):
         Remote("memory://bank")
+
+
+def test_a_folder_on_this_machine_is_its_owners_alone(tmp_path):
+    Remote(f"file://{tmp_path}/far/away").put("a", b"1")
+    assert (tmp_path / "far/away").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "far/away/a").stat().st_mode & 0o777 == 0o600

@@ -28,6 +28,7 @@ from excise.report import render
 from excise.store.hidden import reveal
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Cost
+from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
 
 NUMBERS, PAGE, PLAN = "audit.json", "report.html", "audit-plan.json"
@@ -52,6 +53,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = ""
     set: list[str] = []
     mask: str | None = None
+    machine: Machine = Machine()
 
 
 def run(
@@ -125,6 +127,7 @@ def run(
     if numbers is None:
         goal = _goal(trigger, confused)
         again = _recipe_again(asked, how, required=tier == "T2", to=to)
+        _tell_of_rounding(run, asked, tier, machine, to)
         kept = Checkpoints(None)
         nets = Bank(bank or default_bank())
         with store.lock(run), stoppable(kept), show.progress(quiet=quiet) as hooks:
@@ -200,6 +203,13 @@ def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, Made]:
     raise errors.BadRequest(
         f"expected the directory of an `excise unlearn` run, found one of {asked.command!r} in {run}"
     )
+
+
+def _tell_of_rounding(run: Path, asked: _Asked, tier: str | None, machine: Machine, to: Console) -> None:
+    made = choices.rounding_of(asked.machine)
+    if tier != "T0" and made != choices.rounding_of(machine):
+        words = " ".join(f"--{name} {word}" for name, word in made.items())
+        show.say(to, f"{run} was made with {words}; give the audit the same, or its networks round otherwise.")
 
 
 def _recipe_again(asked: _Asked, plan: object, *, required: bool, to: Console) -> Recipe | None:

@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from excise import errors
 from excise.cli import choices, show, tables
 from excise.pipeline.costing import Bench, Projection, bench
+from excise.pipeline.planning import NUM_ORACLES
 from excise.train.plan import TrainPlan
 
 
@@ -77,9 +78,15 @@ def _table(found: Bench) -> Table:
 
 def _told(found: Bench) -> str:
     ours = _seconds(found.unlearning)
-    sentence = f"{found.recipe} on all {found.num_rows:,} rows: {ours}, {found.passes:.2f} passes forward and backward"
+    sentence = (
+        f"{found.recipe} on all {found.num_rows:,} rows: {ours} and {found.starting_seconds:.1f} s once, for starting; "
+        f"{found.passes:.2f} passes forward and backward"
+    )
     if found.retraining is not None and found.share is not None:
-        sentence += f"; a retraining: {_seconds(found.retraining)}. The share is {found.share:.1%}."
+        sentence += f"; a retraining: {_seconds(found.retraining)}. The share is {found.share:.1%}. An "
+        sentence += (
+            f"audit at T1 retrains {NUM_ORACLES} networks: {NUM_ORACLES * found.retraining.seconds:,.1f} s besides."
+        )
     else:
         sentence += ". Give --plan to see the share of a retraining."
     if found.extrapolated:

@@ -67,6 +67,11 @@ def told_machine(machine: Machine) -> dict[str, Any]:
     return {} if machine == Machine() else {"machine": msgspec.to_builtins(machine)}
 
 
+def rounding_of(machine: Machine) -> dict[str, str]:
+    """Give, by option, what of a machine changes the last digits of a training."""
+    return {"precision": machine.precision, "layout": machine.layout, "compile": machine.compiled}
+
+
 def read_recipe(name: str, settings: list[str] | None, plan: object = None) -> Recipe:
     """Give a recipe by name, with `key=value` settings; one that needs a plan takes that of `--plan`, if it is a `TrainPlan`.
 

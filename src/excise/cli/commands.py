@@ -12,6 +12,7 @@ import typer
 
 from excise.cli.options import (
     CRITERION,
+    AtOnce,
     Cluster,
     Compile,
     Config,
@@ -298,9 +299,7 @@ def audit(
         typer.Option(help="Directory or URL where retrained networks are kept and found again; see `excise bank`."),
     ] = None,
     cluster: Cluster = None,
-    at_once: Annotated[
-        int | None, typer.Option(min=1, help="Networks under way at a time on the cluster; its room if left out.")
-    ] = None,
+    at_once: AtOnce = None,
     keep_originals: Annotated[
         bool,
         typer.Option(

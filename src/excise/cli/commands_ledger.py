@@ -10,6 +10,8 @@ import typer
 from excise.cli import commands
 from excise.cli.commands import Asked
 from excise.cli.options import (
+    AtOnce,
+    Cluster,
     Config,
     Data,
     DataRoot,
@@ -121,6 +123,8 @@ def run(
     bank: Annotated[
         Path | None, typer.Option(help="Where retrained networks are kept and found again; see `excise bank`.")
     ] = None,
+    cluster: Cluster = None,
+    at_once: AtOnce = None,
     keep_statistics: Annotated[
         bool, typer.Option("--keep-statistics", help="Do not recompute batch normalisation's statistics from retain.")
     ] = False,

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from excise import errors, lifecycle, params, store
 from excise.cli import choices, show, tables
+from excise.cli.fleets import read_fleet
 from excise.cli.stopping import stoppable
 from excise.lifecycle import Ledger, Trained
 from excise.oracles import default_bank
@@ -160,6 +161,8 @@ def _run(
     tier: str | None,
     oracles: int | None,
     bank: Path | None,
+    cluster: str | None,
+    at_once: int | None,
     keep_statistics: bool,
     accept_drop: bool,
     anew: bool,
@@ -169,7 +172,7 @@ def _run(
     to: Console,
     quiet: bool,
 ) -> tuple[dict[str, Any], int]:
-    made = _ledger(directory, device)
+    made, fleet = _ledger(directory, device), read_fleet(cluster, at_once)
     how = choices.read_recipe(recipe, settings, made.subject.plan)
     with show.progress(quiet=quiet) as hooks:
         found = made.run(
@@ -181,6 +184,7 @@ def _run(
             accept_drop=accept_drop,
             anew=anew,
             bank=bank or default_bank(),
+            fleet=fleet,
             words={"recipe": recipe, "set": sorted(settings or ())},
             hooks=hooks,
             checkpoint_seconds=checkpoint_seconds,

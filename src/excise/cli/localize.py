@@ -6,13 +6,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from excise import store
+from excise import errors, store
 from excise.cli import choices, show, tables
 from excise.cli.places import read_place
 from excise.cli.ranks import several_of
 from excise.distributed import Processes
 from excise.localize import RandomLike
 from excise.masks import Mask
+from excise.pipeline import agreeing
 from excise.pipeline.unlearned import MASK
 
 
@@ -57,7 +58,7 @@ def run(
     problem = tables.read_problem(
         model=model, weights=weights, data=data, forget=forget, device=device, data_root=data_root
     )
-    request = {
+    request: dict[str, Any] = {
         "command": "localize",
         **problem.request,
         "criterion": criterion,
@@ -71,7 +72,10 @@ def run(
     record = directory.finished() if processes.is_first else None
     if not processes.anywhere(fact=record is not None):
         with store.lock(out) if processes.is_first else nullcontext(), show.progress(quiet=quiet) as hooks:
+            asked = f"{criterion} {request['like']} {sorted(options.items())} {seed}"
+            agreeing.require_one_request(processes, problem.model, problem.split, asked)
             mask = place(problem.model, problem.split, seed=seed, hooks=hooks, machine=machine, processes=processes)
+            processes.require_same({"mask": mask.digest}, agreeing.ALIKE, errors.Refused)
             if not processes.is_first:
                 return {}, 0
             mask.save(out / MASK)

@@ -113,6 +113,9 @@ Cluster = Annotated[
     str | None,
     typer.Option(help="Train on the workers of a Ray cluster: its address, or `local` for the cores of this machine."),
 ]
+AtOnce = Annotated[
+    int | None, typer.Option(min=1, help="Networks under way at a time on the cluster; its room if left out.")
+]
 Out = Annotated[Path, typer.Option(help="Run directory to write.")]
 CRITERION = (
     "weight-gradient, weight-gradient-all, gradient, magnitude, fisher-ratio, gradient-difference, deepest, shallowest, "

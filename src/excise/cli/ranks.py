@@ -54,6 +54,10 @@ def several(
         stops = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
         raise SystemExit(launch.launch([*COMMAND, *sys.argv[1:]], devices, stops))
     if place is None or place.size == 1:
+        if strategy == "fsdp":
+            raise errors.BadRequest(
+                "--strategy: fsdp divides a network between processes, found one; give --devices, or leave it out"
+            )
         yield Processes.alone(), device, quiet
         return
     own = _own_device(device, place.local_rank)

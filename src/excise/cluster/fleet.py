@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, TypeVar
 
+from excise import errors
+
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,6 +45,18 @@ class Fleet(ABC):
         Raises:
             whatever the job raised, as it was raised: jobs under way are given up.
         """
+
+
+def require_fleet(value: object) -> None:
+    """Refuse what is no `Fleet`, before any work; None stands for this process.
+
+    Raises:
+        errors.BadRequest: it is something else.
+    """
+    if value is not None and not isinstance(value, Fleet):
+        raise errors.BadRequest(
+            f"fleet: expected an excise.cluster.OnRay, or None for this process, found {type(value).__name__}"
+        )
 
 
 class Here(Fleet):

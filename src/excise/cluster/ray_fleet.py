@@ -17,7 +17,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import torch
 
@@ -200,9 +199,9 @@ def _require_open(address: str) -> None:
         OSError: nobody does.
         ValueError: its port is no number of one.
     """
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname is not None and place.port is not None:  # else a word of Ray's own, such as `auto`
-        socket.create_connection((place.hostname, place.port), timeout=REACH_SECONDS).close()
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if colon:  # else a word of Ray's own, such as `auto`
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
 
 
 def _carried(both: tuple[Callable[[Any, Any], Any], Any], item: Any) -> tuple[Exception | None, Any]:

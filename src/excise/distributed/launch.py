@@ -258,14 +258,15 @@ def _end_with_the_launcher() -> None:
 def launch(command: Sequence[str], size: int, stops: Mapping[type[BaseException], int]) -> int:
     """Run a command in several processes on this machine, and give the exit code of the first that fails, or 0.
 
-    They meet at a port that the system chooses, kept by this process, and end with it, however it dies.
+    They meet at a port that the system chooses, kept by this process, and end with it, however it dies. What they say to
+    each other over TCP stays on this machine, unless `GLOO_SOCKET_IFNAME` says otherwise.
 
     Args:
         command: program and words; it calls `joined`.
         size: how many processes.
         stops: what handlers of signals raise here while it waits, and the signal that is passed on then.
     """
-    store = distributed.TCPStore(LOCAL, 0, None, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store = _local_store()
     threads = str(max(1, (os.cpu_count() or 1) // size))
     every: list[subprocess.Popen[bytes]] = []
     try:
@@ -278,7 +279,7 @@ def launch(command: Sequence[str], size: int, stops: Mapping[type[BaseException]
                 _LAUNCHED: 1,
             }
             own = {name: str(value) for name, value in {**place, **meeting}.items()}
-            environ = {"OMP_NUM_THREADS": threads, **os.environ, **own}
+            environ = {"OMP_NUM_THREADS": threads, **_loopback(), **os.environ, **own}
             # in a session of its own: a terminal's Ctrl-C is heard here, and passed on once
             every.append(subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, start_new_session=True))  # noqa: S603 - itself
         return _waited(every, store, stops)
@@ -288,6 +289,21 @@ def launch(command: Sequence[str], size: int, stops: Mapping[type[BaseException]
             one.wait()
             if one.stdin is not None:
                 one.stdin.close()
+
+
+def _local_store() -> Any:
+    """Give a store that this machine alone can reach; by itself torch's would listen at all addresses."""
+    with socket.create_server((LOCAL, 0)) as listening:
+        port = listening.getsockname()[1]
+        return distributed.TCPStore(  # type: ignore[attr-defined]
+            LOCAL, port, None, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )
+
+
+def _loopback() -> dict[str, str]:
+    """Give the variable that has gloo talk over the loopback interface; nothing where there is none of a usual name."""
+    names = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
+    return {"GLOO_SOCKET_IFNAME": min(names)} if names else {}
 
 
 def _waited(every: Sequence[subprocess.Popen[bytes]], store: Any, stops: Mapping[type[BaseException], int]) -> int:

@@ -16,6 +16,7 @@ import msgspec
 from torch import nn
 
 from excise import errors, params, store
+from excise.cluster import Fleet, require_fleet
 from excise.data import Split
 from excise.data.content import content_commitment
 from excise.lifecycle.beginning import begun, give_up, require_auditable
@@ -47,6 +48,7 @@ def answer(
     accept_drop: bool = False,
     anew: bool = False,
     bank: Path | None = None,
+    fleet: Fleet | None = None,
     hooks: Hooks | None = None,
     checkpoint_seconds: float = 30.0,
     watched: Callable[[Checkpoints], AbstractContextManager[object]] = nullcontext,
@@ -61,6 +63,7 @@ def answer(
         accept_drop: adopt the network although its accuracy fell further than the ledger allows.
         anew: give up the run that was begun with other settings, and begin again with everything that is open.
         bank: directory in which the audit keeps networks and finds them again.
+        fleet: who trains the audit's networks, see `excise.audit`.
         hooks: who watches.
         checkpoint_seconds: as much work is lost at most when a run is killed.
         watched: holds the checkpoints of the run, then of its audit, while it trains, so that somebody can stop it with one.
@@ -74,6 +77,7 @@ def answer(
     """
     where = Path(directory)
     require_auditable(subject, options, bank, checkpoint_seconds)
+    require_fleet(fleet)
     with opened(where):  # refused where there is none, before a lock would make a directory
         pass
     with store.lock(where), opened(where) as papers:
@@ -93,6 +97,7 @@ def answer(
             key=key,
             hooks=watching,
             bank=bank,
+            fleet=fleet,
             checkpoint_seconds=checkpoint_seconds,
             watched=watched,
         )
@@ -253,6 +258,7 @@ def _audited(work: Work, done: Unlearned, before: nn.Module, split: Split, recor
                 forward=subject.forward,
                 loss=subject.loss,
                 bank=work.bank,
+                fleet=work.fleet,
                 hooks=work.hooks,
                 checkpoints=lent,
                 on_plan=keep,

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from excise import checks, errors, params, store
+from excise.cluster import Fleet
 from excise.ledger.book import Book, has_begun
 from excise.ledger.commitments import destroy_key, new_key
 from excise.ledger.entries import Life, Request
@@ -174,6 +175,7 @@ class Ledger:
         accept_drop: bool = False,
         anew: bool = False,
         bank: str | Path | None = None,
+        fleet: Fleet | None = None,
         words: dict[str, Any] | None = None,
         hooks: Hooks | None = None,
         checkpoint_seconds: float = 30.0,
@@ -190,6 +192,7 @@ class Ledger:
             accept_drop=accept_drop,
             anew=anew,
             bank=None if bank is None else Path(bank),
+            fleet=fleet,
             hooks=hooks,
             checkpoint_seconds=checkpoint_seconds,
             watched=watched,

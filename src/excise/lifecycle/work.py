@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from excise.cluster import Fleet
 from excise.ledger.commitments import Key
 from excise.ledger.entries import Life, Request, Run
 from excise.lifecycle.papers import Papers
@@ -56,6 +57,7 @@ class Work:
         key: of the ledger.
         hooks: who watches.
         bank: where the audit keeps networks.
+        fleet: who trains them; this process if None.
         checkpoint_seconds: as much work is lost at most.
         watched: holds the run's checkpoints while it trains.
     """
@@ -69,6 +71,7 @@ class Work:
     key: Key
     hooks: Hooks
     bank: Path | None
+    fleet: Fleet | None
     checkpoint_seconds: float
     watched: Callable[[Checkpoints], AbstractContextManager[object]]
 

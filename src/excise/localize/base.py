@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar, final
+from typing import Generic, TypeVar, final
 
 from torch import nn
 
@@ -75,9 +75,10 @@ class _Finder(ABC, Generic[Found]):
         with seeds.isolated(seed, "probe"):
             task.require_fit(own, {"forget": split.forget} | ({"retain": split.retain} if self.reads_retain else {}))
         with seeds.isolated(seed, "localize"):
-            how: dict[str, Any] = {"hooks": hooks or Hooks(), "machine": machine, "processes": processes}
-            engine = Engine(task, seed, Mask.empty(own), **how)
-            return self._find(own, split, engine)
+            watch, nothing = hooks or Hooks(), Mask.empty(own)
+            return self._find(
+                own, split, Engine(task, seed, nothing, hooks=watch, machine=machine, processes=processes)
+            )
 
 
 class Localizer(_Finder[Scores]):

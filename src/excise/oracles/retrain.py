@@ -21,7 +21,7 @@ from dataclasses import replace
 from torch import nn
 
 from excise import errors, params, seeds
-from excise.cluster import Fleet, Here
+from excise.cluster import Fleet, Here, require_fleet
 from excise.data.rows import Rows
 from excise.oracles import away, keys
 from excise.oracles.alone import Alone, Missing, Retold, TrainFunction, Wanted, train_here
@@ -86,6 +86,7 @@ def retrain(
             f"rows: expected one set of rows for each of {len(train_seeds)} seeds, found {len(each)}; give as many, or one"
         )
     require_kind(kind)
+    require_fleet(fleet)
     if not isinstance(plan, TrainPlan) or engine.task != Task():
         _tell_of_own_code(bank, engine, stage, together=together)
         bank, together = None, False

@@ -11,6 +11,7 @@ from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.distributed import Processes
 from excise.train.hooks import Hooks
+from excise.train.machine import Machine
 from excise.version import __version__
 
 PROBED_ROWS = 256
@@ -19,6 +20,18 @@ ALIKE = (
     "what is not shared must come to the same bits in every process, and did not: a function of yours that draws its own "
     "random numbers, or a device that does not repeat its sums (torch.use_deterministic_algorithms makes it)"
 )
+
+
+def require_possible(processes: Processes, machine: Machine) -> None:
+    """Refuse of a machine what several processes do not do.
+
+    Raises:
+        errors.BadRequest: compilation.
+    """
+    if processes.several and machine.compiled == "always":
+        raise errors.BadRequest(
+            "compiled: expected auto or never with several processes, which run the network as it is; found always"
+        )
 
 
 def require_one_request(processes: Processes, model: nn.Module, split: Split, asked: str) -> None:

@@ -13,7 +13,7 @@ from msgspec import structs
 from torch import nn
 
 from excise import checks, errors, params, recipes, seeds
-from excise.cluster import Fleet, Here
+from excise.cluster import Fleet, Here, require_fleet
 from excise.data.content import content_commitment
 from excise.data.placing import placed
 from excise.data.split import Split
@@ -114,6 +114,7 @@ def audit(
     _require_kinds(unlearned, split, plan, tier, effect, oracles)
     require_options(goal, canaries, search, original, seed)
     require_machine(machine)
+    require_fleet(fleet)
     started, task = time.perf_counter(), Task(forward, loss)
     held = None  # what this audit uses of the bank, and no other
     if bank is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from excise import checks
+from excise.data.placing import placed
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Method
@@ -21,9 +22,9 @@ from excise.pipeline.unlearned import Unlearned
 from excise.recipes import Recipe
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
-from excise.train.machine import Machine
+from excise.train.machine import Machine, require_machine
 from excise.train.plan import TrainPlan, require_plan
-from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
+from excise.train.task import Forward, Loss, Task, cross_entropy, device_of, forward_pair
 
 SMALLEST = 256
 """Rows of the first short run; each further one has twice as many."""
@@ -69,6 +70,7 @@ class Bench:
         unlearning: its time.
         retraining: the time of a retraining by the plan; None without a plan.
         share: of the two; None without a plan.
+        starting_seconds: what the first unlearning in a process takes besides: imports, threads, caches.
         passes: rows passed forward and backward by the unlearning, over the training rows.
         extrapolated: False where all rows were run.
         runs: what was measured, smallest first.
@@ -79,6 +81,7 @@ class Bench:
     unlearning: Projection
     retraining: Projection | None
     share: float | None
+    starting_seconds: float
     passes: float
     extrapolated: bool
     runs: tuple[Measured, ...]
@@ -109,8 +112,8 @@ def bench(
     Every part of the walk has a fixed share (weights copied, digested, compared) and a share a row, so that two sizes give
     both. The retraining is timed beside it, an epoch at each size, and multiplied by the plan's epochs. Nothing is kept;
     the network is not changed. What pays in long runs alone (compilation, activations that are kept) is not seen in short
-    ones: the time for all rows is then lower than said. What a process pays for once (imports, caches) is in none of the times:
-    the smallest size is run once more before.
+    ones: the time for all rows is then lower than said. The smallest size is run once more before: what a process pays
+    for once (imports, caches) is told apart, and in none of the other times.
 
     Cost: at most about `budget_seconds` after that first run, but two sizes at least.
 
@@ -135,7 +138,9 @@ def bench(
     checks.require_finite("budget_seconds", budget_seconds)
     if plan is not None:
         require_plan(plan, "bench")
+    require_machine(machine)
     watch, whole, size = hooks or Hooks(), len(split.train), min(SMALLEST, len(split.train))
+    task = Task(forward, loss)
 
     def run(size: int, what: str) -> tuple[Measured, Unlearned]:
         part = split.smaller(size, seed) if size < whole else split
@@ -156,11 +161,12 @@ def bench(
         between = clock()
         if plan is None:
             return Measured(size, between - started, None), done
-        engine = Engine(Task(forward, loss), seed, Mask.empty(model), hooks=watch, machine=machine)
-        retrain(fresh_builder(model, fresh, seed), part.retain, plan.of_epochs(1), [seed], engine, stage="retrain")
+        engine = Engine(task, seed, Mask.empty(model), hooks=watch, machine=machine)
+        read = placed(part, device_of(model), on_device=machine.on_device, workers=machine.workers)
+        retrain(fresh_builder(model, fresh, seed), read.retain, plan.of_epochs(1), [seed], engine, stage="retrain")
         return Measured(size, between - started, (clock() - between) * plan.epochs), done
 
-    run(size, f"{size:,} rows, not timed")  # imports, threads and caches, which one process pays for once
+    cold, _ = run(size, f"{size:,} rows, to warm up")
     runs: list[Measured] = []
     began = clock()
     while True:
@@ -181,6 +187,7 @@ def bench(
         unlearning=ours,
         retraining=theirs,
         share=None if theirs is None or theirs.seconds == 0 else ours.seconds / theirs.seconds,
+        starting_seconds=max(cold.seconds - runs[0].seconds, 0.0),
         passes=done.cost.trained_rows / size,
         extrapolated=size < whole,
         runs=tuple(runs),

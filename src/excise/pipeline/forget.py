@@ -9,7 +9,7 @@ import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -104,12 +104,13 @@ def unlearn(
         errors.Refused: something outside the mask moved (a method wrote where it must not), or processes came to different
             results; there is no result then.
     """
-    _require_kinds(model, split, mask)
+    _require_kinds({"model": model, "split": split, "mask": mask, "keep": keep, "processes": processes})
     require_machine(machine)
     how = _as_recipe(recipe)
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
+    agreeing.require_possible(processes, machine)
     require_shardable(own, processes)
     split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
     machine.way(own)  # refuses what it cannot do
@@ -130,7 +131,7 @@ def unlearn(
         engine = Engine(task, seed, Mask.empty(own), builder, own, **done_by)
         agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
         if checkpoints is not None and not processes.sharded:
-            engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, task))
+            engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, engine))
         if mask is None and how.besides is not None:
             engine = replace(engine, besides=how.besides.locate(seen, split, engine))
         with counted(engine, "localize"):
@@ -199,6 +200,7 @@ def again(
         loss=engine.task.loss,
         recompute=done.recomputed,
         machine=engine.machine,
+        keep=engine.keep,
     )
     engine.cost.count(trained=found.cost.trained_rows, forward=found.cost.forward_rows)
     return found.model
@@ -223,12 +225,14 @@ def counted(engine: Engine, part: str, parts: dict[str, Spent] | None = None) ->
     )
 
 
-def _require_kinds(model: object, split: object, mask: object) -> None:
-    for name, value, kind in (("model", model, nn.Module), ("split", split, Split), ("mask", mask, Mask)):
-        if not (isinstance(value, kind) or (value is None and name == "mask")):
+def _require_kinds(given: Mapping[str, object]) -> None:
+    kinds = {"model": nn.Module, "split": Split, "mask": Mask, "keep": Kept, "processes": Processes}
+    for name, value in given.items():
+        if not (isinstance(value, kinds[name]) or (value is None and name in ("mask", "keep"))):
+            wanted = kinds[name].__name__
             raise errors.BadRequest(
-                f"{name}: expected a {kind.__name__}, found {type(value).__name__}; "
-                "call unlearn(model, split, recipe, mask=...)"
+                f"{name}: expected {'' if wanted == 'Processes' else 'a '}{wanted}, found {type(value).__name__}; "
+                "call unlearn(model, split, recipe, mask=..., keep=Kept(...), processes=Processes.joined())"
             )
 
 
@@ -251,12 +255,15 @@ def _as_recipe(recipe: Recipe | Method | UnlearnFunction) -> Recipe:
     return Recipe(name=name, paper="(the caller's)", year=0, method=method)
 
 
-def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: Split, task: Task) -> Checkpoints:
+def _begun(given: str | Path | Checkpoints, seconds: float, how: Recipe, split: Split, engine: Engine) -> Checkpoints:
     """Give the checkpoints of a run that begins now, for this recipe and these rows alone."""
     found = given if isinstance(given, Checkpoints) else Checkpoints(given, seconds)
     parts = (split.forget, split.retain, split.holdout)
     rows = [None if some is None else store.commitment(some.ids) for some in parts]  # a plain hash of ids can be undone
-    found.begin(_words([how, rows, task.forward, task.loss]) or secrets.token_hex(16))
+    about = _words([how, rows, engine.task.forward, engine.task.loss]) or secrets.token_hex(16)
+    if engine.processes.several:  # each machine hides ids under a key of its own
+        about = engine.processes.digest_from_first(hashlib.sha256(about.encode()).hexdigest())
+    found.begin(about)
     return found
 
 

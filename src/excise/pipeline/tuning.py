@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import checks, errors, params, store
-from excise.cluster import Fleet, Here
+from excise.cluster import Fleet, Here, require_fleet
 from excise.data.placing import placed
 from excise.data.rows import Rows
 from excise.data.split import Split
@@ -197,6 +197,7 @@ def tune(
     checks.require_positive_int("at_once", at_once)
     _require(trials, max_utility_loss, max_cost_share, plan)
     require_machine(machine)
+    require_fleet(fleet)
     params.require_parameters(model)
     given, device = split, device_of(params.unwrapped(model))
     split = placed(given, device, on_device=machine.on_device, workers=machine.workers)

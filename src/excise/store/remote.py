@@ -53,6 +53,7 @@ class Remote:
             )
         self.url = url.rstrip("/") if not url.endswith("://") else url
         self._files, self._root = _opened(url)
+        self._here = url.startswith(("file://", "local://"))
 
     def exists(self, name: str) -> bool:
         """Say whether there is a file of this name."""
@@ -94,7 +95,11 @@ class Remote:
         temporary = f".{name}.{secrets.token_hex(6)}.tmp"
         with self._speaking(f"write {name}"):
             try:
+                if self._here:  # for its owner alone, like a bank in a directory
+                    Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._files.pipe_file(self._path(temporary), content)
+                if self._here:
+                    Path(self._path(temporary)).chmod(0o600)
                 self._files.mv(self._path(temporary), self._path(name))
             except BaseException:
                 with contextlib.suppress(Exception):  # what went wrong is told; this was to clean up after it
