@@ -187,7 +187,6 @@ def test_processes_that_do_not_meet_are_refused(monkeypatch, rank):
     port = 1 - rank  # the host takes any; nobody listens at 1
     nobody = Started(rank, 2, 0, launch.LOCAL, port, False, "torchrun")
     monkeypatch.setattr(launch, "MEETING_SECONDS", 0.2)
-    monkeypatch.setattr(launch, "_REACH_SECONDS", 0.2)
     with (
         pytest.raises(errors.BadRequest, match=rf"rank {rank} of 2 did not meet the others at 127\.0\.0\.1:{port} "),
         launch.joined(nobody, "ddp", torch.device("cpu")),
@@ -196,9 +195,7 @@ def test_processes_that_do_not_meet_are_refused(monkeypatch, rank):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_signal_is_heard_while_the_others_are_waited_for(monkeypatch, rank):
-    monkeypatch.setattr(launch, "_REACH_SECONDS", 0.2)
-
+def test_a_signal_is_heard_while_the_others_are_waited_for(rank):
     class Stop(Exception):
         pass
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ MEETING_SECONDS = 300.0
 ALONE_SECONDS = 5.0
 """How long others may take to end by themselves once one has failed, and again once they were asked to."""
 _LOOK_SECONDS = 0.05
-_REACH_SECONDS = 5.0
+_REACH_SECONDS = 2.0
 _LAUNCHED, _THERE, _FAILURES, _FIRST = "EXCISE_LAUNCHED", "there", "failures", "first to fail"
 
 
@@ -183,12 +184,19 @@ def _met(place: Started) -> Any:
     """Give the store where all of them are by now. A signal is heard meanwhile, which torch's own waiting does not let in.
 
     Raises:
-        RuntimeError: nobody keeps the store.
-        TimeoutError: some are not there in time.
+        OSError: some are not there in time.
     """
-    until, hosts, store = time.monotonic() + MEETING_SECONDS, place.rank == 0 and not place.hosted, None
-    while store is None:
-        store = _store(place, until, hosts=hosts)
+    until, hosts = time.monotonic() + MEETING_SECONDS, place.rank == 0 and not place.hosted
+    while not (hosts or _is_open(place, until)):
+        time.sleep(_LOOK_SECONDS)
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        place.address,
+        place.port,
+        None,
+        is_master=hosts,
+        timeout=timedelta(seconds=MEETING_SECONDS),
+        wait_for_workers=False,
+    )
     meeting = distributed.PrefixStore("excise", store)  # type: ignore[attr-defined]
     there = meeting.add(_THERE, 1)
     while there < place.size:
@@ -199,23 +207,15 @@ def _met(place: Started) -> Any:
     return meeting
 
 
-def _store(place: Started, until: float, *, hosts: bool) -> Any:
-    """Give the store where they meet; None if nobody keeps it yet, which is an error from `until` on."""
+def _is_open(place: Started, until: float) -> bool:
+    """Say whether somebody listens where they meet; raises what is in the way when it is too late."""
     try:
-        store = distributed.TCPStore(  # type: ignore[attr-defined]
-            place.address,
-            place.port,
-            None,
-            is_master=hosts,
-            timeout=timedelta(seconds=_REACH_SECONDS),
-            wait_for_workers=False,
-        )
-    except RuntimeError:
-        if hosts or time.monotonic() > until:
+        socket.create_connection((place.address, place.port), timeout=_REACH_SECONDS).close()
+    except OSError:
+        if time.monotonic() > until:
             raise
-        return None
-    store.set_timeout(timedelta(seconds=MEETING_SECONDS))
-    return store
+        return False
+    return True
 
 
 def _is_first(meeting: Any, rank: int) -> bool:
