@@ -64,6 +64,14 @@ def test_bfloat16_is_refused_for_a_network_of_another_precision():
     assert Machine(precision="bfloat16").way(nn.Linear(2, 2)).bfloat16
 
 
+def test_what_ends_the_process_in_torch_is_refused():
+    grouped = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4))
+    Machine().way(grouped)
+    with pytest.raises(errors.BadRequest, match="layout: channels-last on a CPU is not for networks with group norm"):
+        Machine(layout="channels-last").way(grouped)
+    settled(Machine(layout="channels-last"), Device("xpu", bfloat16=True), traits_of(grouped), 1)
+
+
 def test_networks_and_devices_are_looked_at():
     assert traits_of(CASES["batchnorm"].make()) == Traits(float32=False, images=True)
     assert traits_of(nn.Linear(2, 2)) == Traits(float32=True, images=False)

@@ -78,7 +78,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             num_steps: of the training; None where nothing is to be compiled.
 
         Raises:
-            errors.BadRequest: `bfloat16` for a network that is not of float32.
+            errors.BadRequest: `bfloat16` for a network that is not of float32; `channels-last` on a CPU for a network with
+                group normalisation, whose backward pass then ends the process in torch 2.13.
         """
         return settled(self, device_at(next(model.parameters()).device), traits_of(model), num_steps)
 
@@ -116,10 +117,12 @@ class Traits:
     Attributes:
         float32: all its floating parameters are of float32.
         images: it has weights with four axes, those of convolutions over images.
+        groups: it has group normalisation.
     """
 
     float32: bool
     images: bool
+    groups: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,11 @@ def settled(machine: Machine, device: Device, traits: Traits, num_steps: int | N
             "precision: bfloat16 is for networks whose parameters are of float32, found another kind; "
             "leave it at auto, which keeps their own"
         )
+    if _last(machine) and traits.groups and not device.accelerates:
+        raise errors.BadRequest(
+            "layout: channels-last on a CPU is not for networks with group normalisation, whose backward pass torch ends the "
+            "process in; leave it at auto"
+        )
     halved = device.accelerates and device.bfloat16 and traits.float32
     worth = device.accelerates and (num_steps or 0) >= WORTH_COMPILING
     return Way(
@@ -177,7 +185,9 @@ def traits_of(model: nn.Module) -> Traits:
     every = list(model.parameters())
     floating = [value for value in every if value.is_floating_point()]
     return Traits(
-        float32=all(value.dtype == torch.float32 for value in floating), images=any(value.ndim == 4 for value in every)
+        float32=all(value.dtype == torch.float32 for value in floating),
+        images=any(value.ndim == 4 for value in every),
+        groups=any(isinstance(module, nn.GroupNorm) for module in model.modules()),
     )
 
 
