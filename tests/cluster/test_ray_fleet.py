@@ -106,7 +106,7 @@ def test_a_signal_is_heard_at_once_and_what_is_under_way_is_given_up(cluster):
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         started = time.monotonic()
         with pytest.raises(Stop):
-            list(cluster.run(sleeps, None, [600, 600]))
+            list(cluster.run(sleeps, None, [120, 120]))
         assert time.monotonic() - started < 60
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from types import ModuleType, TracebackType
@@ -25,6 +25,8 @@ from excise.cluster.fleet import Fleet, Item, Result, Shared
 
 LOCAL = "local"
 """The address that stands for a cluster on this machine alone, started here."""
+DEAF_SECONDS = 5.0
+"""That a job is given to end when it is interrupted."""
 REACH_SECONDS = 10.0
 """How long a cluster may take to answer at all."""
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -129,8 +131,7 @@ class OnRay(Fleet):
                 place, _ = under_way.pop(done)
                 yield place, self._result(ray, done, place)
         finally:
-            for _, left in under_way.values():
-                ray.cancel(left)
+            _give_up(ray, under_way)
 
     def _join(self, ray: ModuleType) -> None:
         if ray.is_initialized():
@@ -190,6 +191,14 @@ class OnRay(Fleet):
         if error is not None:
             raise error
         return result
+
+
+def _give_up(ray: ModuleType, under_way: Mapping[Future[Any], tuple[int, Any]]) -> None:
+    """Interrupt jobs; end the workers of those that do not hear it: one that is just starting loses an interrupt."""
+    for _, left in under_way.values():
+        ray.cancel(left)
+    for deaf in wait(under_way, timeout=DEAF_SECONDS).not_done:
+        ray.cancel(under_way[deaf][1], force=True)
 
 
 def _require_open(address: str) -> None:
