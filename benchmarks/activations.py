@@ -19,7 +19,7 @@ GOALS = {"last_block": (0.35, 1.0), "head": (0.35, 1.0)}
 """Against no mask, and against the same mask without the store."""
 
 
-def measure(rounds: int = 3):
+def measure(rounds: int = 1):
     """Time three epochs of finetuning under each mask."""
     model, split = problem()
     method = Finetune(plan=TrainPlan(epochs=EPOCHS, lr=1e-3, batch_size=BATCH, weight_decay=5e-4))

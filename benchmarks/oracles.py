@@ -39,7 +39,7 @@ CASES = {
 }
 
 
-def measure(rounds: int = 7, threads_of: tuple[int, ...] = THREADS):
+def measure(rounds: int = 4, threads_of: tuple[int, ...] = THREADS):
     """Time both ways in turn, a network: the ratio is how many of its seconds one network takes together."""
     found = {}
     rows = Rows.all_of(load("digits").train)

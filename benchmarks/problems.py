@@ -8,7 +8,7 @@ from excise.masks import Mask
 from excise.networks import resnet18
 from excise.train import Engine, Task
 
-NUM_FORGET, NUM_RETAIN, BATCH = 48, 160, 16
+NUM_FORGET, NUM_RETAIN, BATCH = 48, 96, 16
 
 
 def problem():
