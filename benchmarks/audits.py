@@ -18,7 +18,7 @@ import sklearn
 import torch
 
 from benchmarks import audit_budget, audit_degenerate, audit_orders, audit_page, audit_pools, audit_rates
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from excise.oracles import Bank
 
 ROOT = Path(__file__).resolve().parent.parent

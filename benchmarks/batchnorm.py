@@ -14,8 +14,6 @@ other retrained networks.
 
 import json
 import math
-import os
-import platform
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ from scipy import stats
 from torch import nn
 
 import excise
+from benchmarks.environment import environment
 from excise import params, recipes, seeds
 from excise.data import Split, within_classes
 from excise.data.rows import Rows
@@ -40,7 +39,6 @@ from excise.oracles import retrain
 from excise.pipeline.demo import FORGET_FRACTION, PLAN, SHORT_EPOCHS, WIDTH
 from excise.train import Engine, Task
 from excise.train.statistics import recompute_statistics_
-from excise.version import __version__
 
 KEPT = Path(__file__).resolve().parent / "results" / "batchnorm.json"
 SEEDS = (0, 1, 2)
@@ -217,20 +215,6 @@ def over_seeds(rows):
     }
 
 
-def environment():
-    """Give what the numbers depend on."""
-    return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def cell(figure, factor=1.0, digits=1):
     """Give a mean and half the width of its interval."""
     half = (figure["high"] - figure["low"]) / 2
@@ -267,7 +251,7 @@ def main():
         torch.set_num_threads(1)
         found = [accuracies(seed) for seed in SEEDS]
         kept = {
-            "environment": environment(),
+            "environment": {**environment(), "numpy": np.__version__, "scipy": scipy.__version__},
             "seeds": list(SEEDS),
             "num_retrained": NUM_RETRAINED,
             "interval": "95%, Student's t over seeds",

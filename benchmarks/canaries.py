@@ -24,7 +24,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from excise.data.sets import load
 from excise.masks import Mask
 from excise.measure import canary_test, fresh_projections

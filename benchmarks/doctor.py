@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from excise import Split
 from excise.data.sets import load
 from excise.diagnosis import buffers

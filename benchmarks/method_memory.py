@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from benchmarks.memory import BATCH, _peak_bytes
 from benchmarks.problems import engine, problem
 from excise import localize, methods

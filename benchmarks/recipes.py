@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from excise import errors, params, seeds
 from excise.data import Rows, Split, mislabelled, random_fraction, within_classes
 from excise.masks import Mask

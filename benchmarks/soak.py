@@ -7,7 +7,6 @@ runs a few of each.
 import argparse
 import json
 import multiprocessing
-import os
 import platform
 import random
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks import soak_page
-from excise.version import __version__
+from benchmarks.environment import environment
 from tests.crash.failing import fail_at, fill_up
 from tests.crash.flipping import (
     KINDS,
@@ -270,7 +269,7 @@ def main(words: list[str]) -> int:
             sys.stdout.writelines(f"  {text}\n" for text in wrong)
             sys.stdout.flush()
     result = {
-        "environment": environment(),
+        "environment": {**environment(), "system": platform.system()},
         "asked": vars(how_much),
         "seconds": time.monotonic() - started,
         "rows": merged(rows),
@@ -280,18 +279,6 @@ def main(words: list[str]) -> int:
     wrong = sum(one["wrong"] for one in result["rows"].values())
     sys.stdout.write(f"{result['seconds']:.0f} s, {wrong} wrong; wrote {TARGET} and {soak_page.PAGE}\n")
     return int(wrong > 0)
-
-
-def environment() -> dict[str, object]:
-    """Give what the figures depend on."""
-    return {
-        "excise": __version__,
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-    }
 
 
 if __name__ == "__main__":

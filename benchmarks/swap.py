@@ -22,7 +22,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from benchmarks.__main__ import environment
+from benchmarks.environment import environment
 from excise import seeds
 from excise.data.rows import Rows
 from excise.data.sets import load

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from excise import checks, errors
+from excise import checks, errors, params
 from excise.curvature import Accumulate, require_accumulate, summed_gradient
 from excise.data.batches import num_batches
 from excise.data.rows import Rows
@@ -50,12 +52,7 @@ class Gradient(Localizer):
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |g|."""
         rows = getattr(split, self.rows)
-        if engine.processes.sharded:
-            return sharded_scores(
-                model, rows, engine, self.accumulate, self.batch_size, lambda gradient, _: gradient.abs_()
-            )
-        found = scoring_gradient(model, rows, engine, self.accumulate, self.batch_size)
-        return Scores.of(model, {name: gradient.abs_() for name, gradient in found.items()})
+        return scored(model, rows, engine, self.accumulate, self.batch_size, lambda gradient, _: gradient.abs_())
 
 
 def require_scoring_options(rows: str, accumulate: str, batch_size: int) -> None:
@@ -74,3 +71,22 @@ def scoring_gradient(
     found = summed_gradient(model, rows, engine, batch_size=batch_size, accumulate=accumulate)
     engine.hooks.on_stage_end("localize")
     return found
+
+
+@torch.no_grad()
+def scored(
+    model: nn.Module,
+    rows: Rows,
+    engine: Engine,
+    accumulate: Accumulate,
+    batch_size: int,
+    score: Callable[[Tensor, Tensor], Tensor],
+) -> Scores:
+    """Give the scores that a function makes of the rows' gradient at a parameter, and of its weights.
+
+    Where parameters lie in parts, each process scores its own rows. The function may write to the gradient.
+    """
+    if engine.processes.sharded:
+        return sharded_scores(model, rows, engine, accumulate, batch_size, score)
+    found, own = scoring_gradient(model, rows, engine, accumulate, batch_size), params.named_parameters(model)
+    return Scores.of(model, {name: score(gradient, own[name]) for name, gradient in found.items()})

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import nn
 
-from excise import params
 from excise.curvature import Accumulate
 from excise.data.split import Split
 from excise.localize.base import Localizer
-from excise.localize.gradient import require_scoring_options, scoring_gradient
+from excise.localize.gradient import require_scoring_options, scored
 from excise.localize.scores import Scores
-from excise.localize.sharded import sharded_scores
 from excise.train.engine import Engine
 
 
@@ -51,19 +48,9 @@ class WeightGradient(Localizer):
         """Only when scoring every training row."""
         return self.rows == "train"
 
-    @torch.no_grad()
     def score(self, model: nn.Module, split: Split, engine: Engine) -> Scores:
         """Give |theta * g|."""
         rows = getattr(split, self.rows)
-        if engine.processes.sharded:
-            return sharded_scores(
-                model,
-                rows,
-                engine,
-                self.accumulate,
-                self.batch_size,
-                lambda gradient, value: gradient.mul_(value).abs_(),
-            )
-        found = scoring_gradient(model, rows, engine, self.accumulate, self.batch_size)
-        own = params.named_parameters(model)
-        return Scores.of(model, {name: gradient.mul_(own[name]).abs_() for name, gradient in found.items()})
+        return scored(
+            model, rows, engine, self.accumulate, self.batch_size, lambda gradient, own: gradient.mul_(own).abs_()
+        )

@@ -127,8 +127,9 @@ def unlearn(
         asked = f"{how.name} {_words([how, mask, task.forward, task.loss, seed])}"
         agreeing.require_one_request(processes, own, split, asked)
         told = hooks if hooks is not None and processes.is_first else Hooks()
-        done_by: dict[str, Any] = {"hooks": told, "machine": machine, "keep": keep, "processes": processes}
-        engine = Engine(task, seed, Mask.empty(own), builder, own, **done_by)
+        engine = Engine(
+            task, seed, Mask.empty(own), builder, own, hooks=told, machine=machine, keep=keep, processes=processes
+        )
         agreeing.tell(processes, own, told, checkpoints=checkpoints is not None)
         if checkpoints is not None and not processes.sharded:
             engine = replace(engine, checkpoints=_begun(checkpoints, checkpoint_seconds, how, split, engine))
