@@ -1,6 +1,7 @@
 import copy
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from excise import seeds
 from excise.data import Rows, Split
 from excise.masks import Mask
 from excise.train import Task, TrainPlan
+from excise.train.checkpoints import Checkpoints
 from tests.cases import CASES
 from tests.naive.training import cosine, naive_fit_
 from tests.probes import LeftAlone, Watched, engine_for, same_bytes, snapshot
@@ -105,6 +107,31 @@ def test_a_constant_schedule_steps_by_one_rate():
     model = CASES["mlp"].make()
     plan = TrainPlan(epochs=3, lr=0.2, schedule="constant")
     assert [trace.lr for trace in fit(model, Rows.all_of(CASES["mlp"].data(10)), plan).trace] == [0.2] * 3
+
+
+def test_who_looks_after_an_epoch_may_end_the_training():
+    rows = Rows.all_of(CASES["mlp"].data(10))
+    plan = TrainPlan(epochs=5, lr=0.2, schedule="constant", batch_size=4)
+    ended, short = CASES["mlp"].make(), CASES["mlp"].make()
+    engine = fit(ended, rows, plan, after_epoch=lambda epoch: epoch == 2)
+    fit(short, rows, plan.of_epochs(3))
+    assert len(engine.trace) == 3
+    assert same_bytes(snapshot(ended), snapshot(short))
+
+
+def test_a_training_that_was_ended_is_not_gone_on_with(tmp_path):
+    rows = Rows.all_of(CASES["mlp"].data(10))
+    plan = TrainPlan(epochs=5, lr=0.2, schedule="constant", batch_size=4)
+    first, again = CASES["mlp"].make(), CASES["mlp"].make()
+    looked = []
+    for model in (first, again):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.begin("test")
+        engine = replace(engine_for(model), checkpoints=checkpoints)
+        fit(model, rows, plan, engine=engine, after_epoch=lambda epoch: looked.append(epoch) or epoch == 1)
+        assert len(engine.trace) == 2
+    assert looked == [0, 1]
+    assert same_bytes(snapshot(first), snapshot(again))
 
 
 def test_a_small_enough_rate_never_raises_a_convex_loss():

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import msgspec
@@ -98,7 +99,10 @@ def test_a_plan_survives_being_saved():
         ({"final_lr_fraction": "a"}, "final_lr_fraction: expected a finite number of at least 0, found 'a'"),
         ({"clip_norm": -1.0}, "clip_norm: expected a finite number of at least 0, found -1.0"),
         ({"optimizer": "lars"}, "optimizer: expected one of sgd, adam, adamw, found 'lars'"),
-        ({"schedule": "step"}, "schedule: expected one of constant, cosine, milestones, triangle, found 'step'"),
+        (
+            {"schedule": "step"},
+            "schedule: expected one of constant, cosine, milestones, triangle, exponential, found 'step'",
+        ),
         (
             {"schedule": "milestones"},
             r"milestones: expected epochs with schedule milestones and none with another, found \(\) with milestones",
@@ -138,6 +142,14 @@ def test_the_triangle_goes_up_to_the_middle_and_down_to_zero_after_the_last(epoc
     """Up for the first (E + 1) // 2 epochs, down so that epoch E + 1 would have a rate of 0."""
     plan = TrainPlan(epochs=epochs, lr=0.3, schedule="triangle")
     assert [plan.lr_at(epoch) for epoch in range(epochs)] == pytest.approx([0.3 * share for share in shares])
+
+
+def test_the_exponential_falls_by_one_factor_to_its_end_one_step_after_the_last():
+    plan = TrainPlan(epochs=4, lr=0.05, schedule="exponential", final_lr_fraction=0.2)
+    rates = [plan.lr_at(epoch) for epoch in range(5)]
+    torch.testing.assert_close(rates[0], 0.05, rtol=0, atol=0)
+    torch.testing.assert_close(rates[4], 0.01)
+    assert all(math.isclose(after / before, 0.2**0.25) for before, after in itertools.pairwise(rates))
 
 
 def test_a_training_function_is_no_plan():

@@ -125,9 +125,9 @@ class Phased(Method):
         split: Split,
         mask: Mask,
         engine: Engine,
-        after_epoch: Callable[[int], None] | None = None,
+        after_epoch: Callable[[int], bool | None] | None = None,
     ) -> None:
-        """Run the one loop on the method's passes, in place; `after_epoch` may look at the network after each epoch."""
+        """Run the one loop on the method's passes, in place; `after_epoch` may look at the network and end the run."""
         require_plan(self.plan, type(self).__name__)
         fit_(
             model,

@@ -23,7 +23,7 @@ from excise.train.engine import Engine
 from excise.train.feeding import Feed
 from excise.train.hooks import EpochTrace
 from excise.train.losses import Losses, looks_every
-from excise.train.masked import Statistics, enforced, frozen_digest
+from excise.train.masked import MaskedParameters, Statistics, enforced, frozen_digest
 from excise.train.order import Schedule, readings_of
 from excise.train.plan import TrainPlan
 from excise.train.running import PLAIN, Running, laid_out, without_autocast
@@ -45,7 +45,7 @@ def fit_(
     stage: str,
     statistics: Statistics = "follow-mask",
     batch_sizes: Mapping[str, int] | None = None,
-    after_epoch: Callable[[int], None] | None = None,
+    after_epoch: Callable[[int], bool | None] | None = None,
 ) -> None:
     """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
 
@@ -63,8 +63,9 @@ def fit_(
         stage: name for progress and traces, and purpose of the random numbers.
         statistics: rule for buffers, see `masked`.
         batch_sizes: examples a batch of a stream, where not the plan's.
-        after_epoch: called with the epoch when it is over, to look at the network; what it remembers from one epoch to the
-            next is in the checkpoints if it is a `Remembers`.
+        after_epoch: called with the epoch when it is over, to look at the network; the training ends there if it gives True
+            (in one process, if there are several). What it remembers from one epoch to the next is in the checkpoints if it
+            is a `Remembers`.
 
     Raises:
         errors.Diverged: an objective, a weight or a buffer stopped being finite; carries the state after the last sound
@@ -123,29 +124,39 @@ def fit_(
                     loss = objective(Step(model, epoch, index, engine, now, kept, run, ids, joint, free.shards))
                     agreed = _agreed(objective, agreed, loss, stage, engine)
                     losses.add(loss)
-                    # a mask may hold only what the loss does not reach
-                    if optimizer is not None and loss.requires_grad:
-                        free.backward(loss)
-                        free.step(optimizer, plan.clip_norm)
-                        optimizer.zero_grad()
+                    _minimise(loss, free, optimizer, plan)
                     engine.hooks.on_step()
                     if saved is not None:
                         saved.after_step(epoch, index + 1, losses.total, time.perf_counter() - started)
                 total = losses.total()
                 sound.keep(epoch)
-                _require_one_network(model, free.leaves if epoch + 1 == plan.epochs else [], stage, engine)
-                seconds = time.perf_counter() - started
-                engine.record(
-                    EpochTrace(stage, epoch, total / max(every[epoch], 1), plan.lr_at(epoch), every[epoch], seconds)
-                )
+                ended = epoch + 1 == plan.epochs
+                _require_one_network(model, free.leaves if ended or after_epoch else [], stage, engine)
+                seconds, mean = time.perf_counter() - started, total / max(every[epoch], 1)
+                engine.record(EpochTrace(stage, epoch, mean, plan.lr_at(epoch), every[epoch], seconds))
                 if after_epoch is not None:
                     twin.write_back_()
-                    with nullcontext() if saved is None else saved.looking():
-                        after_epoch(epoch)
+                    ended |= _ended_by(after_epoch, epoch, saved, engine)
                 at = Position()
                 if saved is not None:
-                    saved.after_epoch(epoch + 1, last=epoch + 1 == plan.epochs)
+                    saved.after_epoch(plan.epochs if ended else epoch + 1, last=ended)
+                if ended:
+                    break
     engine.hooks.on_stage_end(stage)
+
+
+def _minimise(loss: Tensor, free: MaskedParameters, optimizer: torch.optim.Optimizer | None, plan: TrainPlan) -> None:
+    """Take one step down a loss; a mask may hold only what it does not reach."""
+    if optimizer is not None and loss.requires_grad:
+        free.backward(loss)
+        free.step(optimizer, plan.clip_norm)
+        optimizer.zero_grad()
+
+
+def _ended_by(look: Callable[[int], bool | None], epoch: int, saved: Stage | None, engine: Engine) -> bool:
+    """Have the network looked at after an epoch, and say whether the training ends there."""
+    with nullcontext() if saved is None else saved.looking():
+        return engine.processes.anywhere(fact=look(epoch) is True)
 
 
 def _agreed(objective: Objective, before: Objective | None, loss: Tensor, stage: str, engine: Engine) -> Objective:

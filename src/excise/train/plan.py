@@ -25,8 +25,10 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         weight_decay: as torch's optimizer takes it (decoupled for AdamW).
         schedule: `constant`; or per epoch: `cosine`, from `lr` down towards `final_lr_fraction * lr`; `milestones`, times
             `milestone_factor` from each epoch in `milestones` on; `triangle`, up in equal steps to `lr` in the middle and
-            down in equal steps towards 0.
-        final_lr_fraction: floor of the cosine schedule, as a fraction of `lr`.
+            down in equal steps towards 0; `exponential`, from `lr` by one factor an epoch, which `epochs` times over make
+            `final_lr_fraction`.
+        final_lr_fraction: floor of the cosine schedule, and where an exponential one would be after the last epoch, as a
+            fraction of `lr`.
         milestones: epochs, counted from 0, ascending.
         milestone_factor: what each multiplies the learning rate by.
         batch_size: examples a step.
@@ -50,7 +52,7 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "milestones", "triangle"] = "cosine"
+    schedule: Literal["constant", "cosine", "milestones", "triangle", "exponential"] = "cosine"
     final_lr_fraction: float = 0.01
     milestones: tuple[int, ...] = ()
     milestone_factor: float = 0.1
@@ -95,6 +97,8 @@ class TrainPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             top = (self.epochs + 1) // 2
             up, down = (epoch + 1) / top, (self.epochs - epoch) / (self.epochs + 1 - top)
             return self.lr * min(up, down)
+        if self.schedule == "exponential":
+            return self.lr * math.pow(self.final_lr_fraction, epoch / self.epochs)
         floor = self.final_lr_fraction * self.lr
         return floor + (self.lr - floor) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
 
@@ -124,5 +128,5 @@ def require_plan(value: object, who: str) -> None:
 
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "milestones", "triangle")
+SCHEDULES = ("constant", "cosine", "milestones", "triangle", "exponential")
 IMPLEMENTATIONS = ("default", "foreach", "fused")
