@@ -26,6 +26,7 @@ from excise.train.losses import Losses, looks_every
 from excise.train.masked import MaskedParameters, Statistics, enforced, frozen_digest
 from excise.train.order import Schedule, readings_of
 from excise.train.plan import TrainPlan
+from excise.train.projection import Projection, projection_digest
 from excise.train.running import PLAIN, Running, laid_out, without_autocast
 from excise.train.sound import NetworkState, OptimizerState, Sound
 from excise.train.step import Objective, Passes, Step
@@ -46,6 +47,7 @@ def fit_(
     statistics: Statistics = "follow-mask",
     batch_sizes: Mapping[str, int] | None = None,
     after_epoch: Callable[[int], bool | None] | None = None,
+    projection: Projection | None = None,
 ) -> None:
     """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
 
@@ -66,6 +68,7 @@ def fit_(
         after_epoch: called with the epoch when it is over, to look at the network; the training ends there if it gives True
             (in one process, if there are several). What it remembers from one epoch to the next is in the checkpoints if it
             is a `Remembers`.
+        projection: directions, by parameter, that no step moves a row in; None for no such.
 
     Raises:
         errors.Diverged: an objective, a weight or a buffer stopped being finite; carries the state after the last sound
@@ -87,7 +90,7 @@ def fit_(
     with (
         sharded(model, together) as twin,
         laid_out(model := twin.network, PLAIN if together.sharded else way, mask),
-        enforced(model, mask, statistics, engine.slow, together) as free,
+        enforced(model, mask, statistics, engine.slow, together, projection) as free,
         normalised_together(model, together) as joint,
         seeds.isolated(engine.seed, stage, "loop", *own),
         _frozen_kept(model, mask, statistics, stage, engine),
@@ -104,7 +107,8 @@ def fit_(
         schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
         made = None if together.several else compiled(model, way, sizes.values(), engine.hooks, stage)
         run = Running(model, engine.task, way, made)
-        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts(), **_read(rows)}
+        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts()}
+        facts |= {**_read(rows), **({"projection": projection_digest(projection)} if projection else {})}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
             feed = ending.enter_context(closing(Feed(schedule, (at.epoch, at.step), device_of(model), together)))
