@@ -43,6 +43,7 @@ BUILT_IN = {
     methods.Soften: {"method": Finetune(plan=PLAN)},
     methods.SwitchOff: {},
     methods.Transpose: {},
+    methods.Until: {"method": Finetune(plan=PLAN), "rule": methods.BelowAccuracy(0.5)},
     methods.Widened: {"method": Finetune(plan=PLAN)},
     methods.Within: {"method": Finetune(plan=PLAN), "where": Head()},
 }

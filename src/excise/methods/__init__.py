@@ -21,13 +21,16 @@ from excise.methods.rewind import Rewind
 from excise.methods.sequence import Sequence, Widened
 from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
+from excise.methods.stopping import BelowAccuracy, StopRule, Watch
 from excise.methods.switch_off import SwitchOff
 from excise.methods.transpose import Transpose
 from excise.methods.two_teachers import TwoTeachers
+from excise.methods.until import Until
 from excise.methods.within import Within
 
 __all__ = [
     "Ascend",
+    "BelowAccuracy",
     "ClosestEpoch",
     "Contrast",
     "Dampen",
@@ -51,9 +54,12 @@ __all__ = [
     "Sequence",
     "Soften",
     "Sparsify",
+    "StopRule",
     "SwitchOff",
     "Transpose",
     "TwoTeachers",
+    "Until",
+    "Watch",
     "Widened",
     "Within",
 ]
