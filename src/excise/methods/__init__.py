@@ -12,6 +12,7 @@ from excise.methods.influence import Influence
 from excise.methods.noise import Noise
 from excise.methods.nothing import Nothing
 from excise.methods.partition import Partition
+from excise.methods.project import Project
 from excise.methods.prune import Prune
 from excise.methods.redraw import Redraw
 from excise.methods.relabel import Relabel
@@ -45,6 +46,7 @@ __all__ = [
     "OneShot",
     "Partition",
     "Phased",
+    "Project",
     "Prune",
     "Redraw",
     "Relabel",

@@ -22,6 +22,7 @@ from excise.train.engine import Engine
 from excise.train.loop import fit_
 from excise.train.masked import Statistics, write_
 from excise.train.plan import TrainPlan, require_plan
+from excise.train.projection import Projection
 from excise.train.step import Pass, Passes, Step
 from excise.train.task import device_of
 
@@ -109,6 +110,10 @@ class Phased(Method):
         """Give the batch size of each stream that has one of its own; the plan's holds for the others."""
         return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
 
+    def confined(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> tuple[Mask, Projection]:
+        """Give the part of the mask to train in, and directions that no step leads in; by default all of it, and none."""
+        return mask, {}
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what is no plan. A subclass that refuses more asks this one, too."""
         require_plan(self.plan, type(self).__name__)
@@ -129,17 +134,19 @@ class Phased(Method):
     ) -> None:
         """Run the one loop on the method's passes, in place; `after_epoch` may look at the network and end the run."""
         require_plan(self.plan, type(self).__name__)
+        place, projection = self.confined(model, split, mask, engine)
         fit_(
             model,
             self.passes(model, split, engine),
             self.rows(split, engine),
             self.plan,
-            mask,
+            place,
             engine,
             stage=type(self).__name__,
             statistics=self.statistics,
             batch_sizes=self.batch_sizes(),
             after_epoch=after_epoch,
+            projection=projection,
         )
 
 

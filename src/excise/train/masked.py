@@ -32,7 +32,7 @@ from excise import errors, params
 from excise.distributed import Processes, Shard, shard_of
 from excise.masks import Mask
 from excise.train.chosen_rows import ChosenLayers, ChosenRows
-from excise.train.projection import Confined, Directions, Projection
+from excise.train.projection import Confined, Projection
 
 Statistics = Literal["follow-mask", "adapt", "hold"]
 STATISTICS: tuple[Statistics, ...] = ("follow-mask", "adapt", "hold")
@@ -74,11 +74,6 @@ class _Part(ABC):
     index: Tensor | None = None
     confined: Confined | None = None
 
-    def confine(self, name: str, parameter: Tensor, directions: Directions) -> None:
-        """Keep the leaf's rows out of directions, from where they stand now."""
-        if not directions.nothing:
-            self.confined = Confined(name, parameter, self.leaf, self.index, directions)
-
     @abstractmethod
     def gather_gradient(self) -> None:
         """Add the parameter's gradient to the leaf's own."""
@@ -114,6 +109,8 @@ class _Whole(_Part):
 
 class _Chosen(_Part):
     """Rows of a parameter, or single weights of it flattened, picked by index along the first axis."""
+
+    index: Tensor
 
     def __init__(self, parameter: nn.Parameter, index: Tensor, *, flat: bool) -> None:
         self._parameter = parameter
@@ -213,8 +210,8 @@ class MaskedParameters:
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])
-            if part and name in (projection or {}):
-                part.confine(name, found[name], (projection or {})[name])
+            if part and projection and name in projection:
+                part.confined = Confined(name, found[name], part.leaf, part.index, projection[name])
         rows = [part.rows() for part in self._parts if isinstance(part, _Chosen)]
         self.layers = ChosenLayers(model, [some for some in rows if some is not None])
 

@@ -112,7 +112,7 @@ class Confined:
             )
         if shard_of(parameter) is not None:
             raise errors.BadRequest(f"projection of {name!r}: its rows lie in several processes; use the strategy ddp")
-        self._start = leaf.detach().clone()
+        self._start, self._nothing = leaf.detach().clone(), directions.nothing
         self._shape = (groups, rows // groups, width)
         self._flat: Tensor | None = (
             None  # where the leaf's weights stand in that shape, where they are not all of it in order
@@ -136,7 +136,7 @@ class Confined:
         """
         _, rows, width = self._shape
         every, device, index = directions.spanning(), index.device, index.cpu()
-        own, where = (index // width).unique(return_inverse=True)
+        own, where = torch.unique(index // width, return_inverse=True)
         needed = len(own) * width * every.shape[2] * self._precision.itemsize
         if needed > MAX_BYTES:
             raise errors.BadRequest(
@@ -155,6 +155,8 @@ class Confined:
     @torch.no_grad()
     def confine_(self, leaf: Tensor) -> None:
         """Take from a leaf, in place, what its rows have moved in the directions taken."""
+        if self._nothing:
+            return
         moved = (leaf - self._start).to(self._basis.dtype)
         if self._flat is None:
             inside = self._left(moved.reshape(self._shape[0], -1, self._shape[2]))
