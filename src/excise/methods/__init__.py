@@ -1,6 +1,7 @@
 """How to change a network: few mechanisms, each restricted by any mask."""
 
 from excise.methods.ascend import Ascend
+from excise.methods.attract import Attract
 from excise.methods.base import Iterative, Method, OneShot, Phased
 from excise.methods.closest_epoch import ClosestEpoch
 from excise.methods.contrast import Contrast
@@ -31,6 +32,7 @@ from excise.methods.within import Within
 
 __all__ = [
     "Ascend",
+    "Attract",
     "BelowAccuracy",
     "ClosestEpoch",
     "Contrast",
