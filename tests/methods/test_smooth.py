@@ -33,7 +33,9 @@ def linear(width, classes, *, bias=False, seed=1):
 
 def rows(num_rows, *shape, seed=2):
     draws = torch.Generator().manual_seed(seed)
-    return torch.randn((num_rows, *shape), generator=draws, dtype=torch.float64), torch.zeros(num_rows, dtype=torch.int64)
+    return torch.randn((num_rows, *shape), generator=draws, dtype=torch.float64), torch.zeros(
+        num_rows, dtype=torch.int64
+    )
 
 
 def objective(model, data, method, *, seed=0, task=None):
@@ -123,8 +125,8 @@ def test_its_true_gradient_obeys_eulers_rule_and_the_detached_one_is_nothing_on_
     same, detached = objective(model, data, Smooth(**options))
     torch.testing.assert_close((true["weight"] * model.weight.detach()).sum(), loss, rtol=1e-11, atol=0)
     torch.testing.assert_close(same, loss, rtol=1e-12, atol=0)
-    # 6,400 draws of a vector about as long as |x| / |x - x'|, 2.5 / 0.7: a mean of at most 0.15 beside a gradient of 0.6
-    assert detached["weight"].norm() < 0.15 < 0.5 < true["weight"].norm()
+    # 6,400 draws of |x| / |x - x'| at most, in every direction: 8 / 80 in length if the mean is 0
+    assert detached["weight"].norm() < 0.12 < 0.3 < true["weight"].norm()
 
 
 def test_under_little_noise_it_is_the_length_of_the_derivative_along_it():
@@ -299,7 +301,12 @@ def test_in_eval_mode_equal_inputs_have_equal_outputs_and_in_train_mode_dropout_
 
 @pytest.mark.parametrize(
     ("options", "still"),
-    [({}, True), ({"buffers": "adapt"}, True), ({"mode": "train"}, True), ({"mode": "train", "buffers": "adapt"}, False)],
+    [
+        ({}, True),
+        ({"buffers": "adapt"}, True),
+        ({"mode": "train"}, True),
+        ({"mode": "train", "buffers": "adapt"}, False),
+    ],
 )
 def test_statistics_stand_still_unless_train_mode_and_buffers_say_otherwise(options, still):
     model = dropping()
@@ -387,7 +394,9 @@ class Pairs(Dataset):
 
     def __getitem__(self, row):
         inputs = CASES["mlp"].data(8)[0][row]
-        return {"dict": {"x": inputs, "y": 0}, "triple": (inputs, inputs, 0), "nested": ((inputs, inputs), 0)}[self.form]
+        return {"dict": {"x": inputs, "y": 0}, "triple": (inputs, inputs, 0), "nested": ((inputs, inputs), 0)}[
+            self.form
+        ]
 
 
 FORWARDS = {
@@ -405,7 +414,9 @@ def test_examples_that_are_no_pair_with_numbers_first_are_refused_before_any_wor
         def on_stage(self, name, num_steps):
             hooks.append(name)
 
-    with pytest.raises(errors.BadData, match=r"expected batches of two, the first of them the inputs as a tensor"):
+    with pytest.raises(
+        errors.UnsupportedModel, match=r"expected batches of two, the first of them the inputs as a tensor"
+    ):
         excise.unlearn(
             CASES["mlp"].make(),
             Split(Pairs(form), forget=[1, 2]),
@@ -417,7 +428,9 @@ def test_examples_that_are_no_pair_with_numbers_first_are_refused_before_any_wor
 
 
 def test_tokens_are_refused_before_any_work():
-    with pytest.raises(errors.BadData, match=r"found a tensor of torch.int64 for inputs.*embeddings instead of tokens"):
+    with pytest.raises(
+        errors.UnsupportedModel, match=r"found a tensor of torch.int64 for inputs.*embeddings instead of tokens"
+    ):
         excise.unlearn(CASES["tied"].make(), Split(CASES["tied"].data(20), forget=FORGET), recipes.JiT())
 
 
@@ -465,7 +478,9 @@ def test_nothing_is_kept_for_it_and_a_masked_run_is_the_same_without_keeping():
     mask = Mask.of_modules(model, ["8"])
     plan = TrainPlan(epochs=3, lr=0.01, batch_size=4)
     found = [
-        excise.unlearn(model, Split(data, forget=FORGET), Smooth(plan=plan, sigma=0.5, num_draws=2), mask=mask, keep=keep)
+        excise.unlearn(
+            model, Split(data, forget=FORGET), Smooth(plan=plan, sigma=0.5, num_draws=2), mask=mask, keep=keep
+        )
         for keep in (None, excise.train.Kept(least_products=0))
     ]
     assert same_bytes(*(snapshot(one.model) for one in found))

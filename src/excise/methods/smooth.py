@@ -64,7 +64,7 @@ class Smooth(Iterative):
 
     Raises:
         errors.BadRequest: options out of range.
-        errors.BadData: before any work, examples that are no pairs with floating-point inputs; where `forward=` is the
+        errors.UnsupportedModel: before any work, examples that are no pairs with floating-point inputs; where `forward=` is the
             caller's own, too: what is moved is the first half of the pair that it is given.
     """
 

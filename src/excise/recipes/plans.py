@@ -5,7 +5,9 @@ from __future__ import annotations
 from excise.train.plan import TrainPlan
 
 
-def constant(*, epochs: int, lr: float, batch_size: int, momentum: float, weight_decay: float = 0.0, shuffle: bool = True) -> TrainPlan:
+def constant(
+    *, epochs: int, lr: float, batch_size: int, momentum: float, weight_decay: float = 0.0, shuffle: bool = True
+) -> TrainPlan:
     """Give a plan of SGD at one learning rate throughout."""
     return TrainPlan(
         epochs=epochs,

@@ -45,7 +45,5 @@ def JiT(
         name="JiT",
         paper="Foster et al., An Information Theoretic Approach to Machine Unlearning, arXiv:2402.01401",
         year=2024,
-        method=Smooth(
-            plan=plan, sigma=sigma, num_draws=num_draws, clamp=clamp, detach_noisy=detach_noisy, mode=mode
-        ),
+        method=Smooth(plan=plan, sigma=sigma, num_draws=num_draws, clamp=clamp, detach_noisy=detach_noisy, mode=mode),
     )

@@ -123,7 +123,7 @@ class Step:
         """Give the inputs of this process's rows of `stream`, `[batch, ...]`, as the network gets them; see `outputs_on`.
 
         Raises:
-            errors.BadData: examples that are no pairs whose first half is a tensor of floating-point numbers.
+            errors.UnsupportedModel: examples that are no pairs whose first half is a tensor of floating-point numbers.
         """
         found = floating_inputs(self.batches[stream].content)
         return in_precision(self.model, found) if self.engine.task.forward is forward_pair else found

@@ -40,13 +40,13 @@ def floating_inputs(content: Any) -> Tensor:
     """Give the inputs of a batch `(inputs, anything)`, which can be moved a little; tokens cannot.
 
     Raises:
-        errors.BadData: a batch that is no pair, or whose first half is no tensor of floating-point numbers.
+        errors.UnsupportedModel: a batch that is no pair, or whose first half is no tensor of floating-point numbers.
     """
     pair = isinstance(content, tuple | list) and len(content) == 2
     first = content[0] if pair else content
     if not (pair and isinstance(first, Tensor) and first.is_floating_point()):
         found = type(first).__name__ if not isinstance(first, Tensor) else f"a tensor of {first.dtype}"
-        raise errors.BadData(
+        raise errors.UnsupportedModel(
             f"expected batches of two, the first of them the inputs as a tensor of floating-point numbers to move a little, "
             f"found {f'{found} for inputs' if pair else found}; have the data set give such inputs (images divided by 255, "
             "embeddings instead of tokens), or use a method that changes no inputs"
@@ -58,7 +58,9 @@ def with_inputs(content: Any, inputs: Tensor, copies: int) -> Any:
     """Give a batch `(inputs, anything)` with other inputs, as many copies of the batch as there are inputs for."""
 
     def repeated(value: Any) -> Any:
-        return value.repeat(copies, *(1 for _ in value.shape[1:])) if isinstance(value, Tensor) and value.ndim else value
+        return (
+            value.repeat(copies, *(1 for _ in value.shape[1:])) if isinstance(value, Tensor) and value.ndim else value
+        )
 
     return inputs, content[1] if copies == 1 else tree_map(repeated, content[1])
 
