@@ -121,6 +121,7 @@ def some_methods(name, *, epochs=2, batch_size=7):
         "two passes an epoch": methods.Distill(plan=plan, max_epochs=1, buffers="adapt"),
         "a reset before": methods.Sequence((methods.Reset(), relabel)),
         "three stages": methods.Partition(methods=(methods.Nothing(), finetune, relabel)),
+        "noise for each row": methods.Smooth(plan=plan, sigma=0.5, num_draws=2, mode="train", buffers="adapt"),
         "a look after each epoch": methods.ClosestEpoch(finetune),
         "a rule that ends it": methods.Until(finetune, methods.BelowAccuracy(0.9)),
     }

@@ -21,6 +21,7 @@ from excise.methods.reset import Reset
 from excise.methods.retrain import Retrain
 from excise.methods.rewind import Rewind
 from excise.methods.sequence import Sequence, Widened
+from excise.methods.smooth import Smooth
 from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
 from excise.methods.stopping import BelowAccuracy, StopRule, Watch
@@ -56,6 +57,7 @@ __all__ = [
     "Retrain",
     "Rewind",
     "Sequence",
+    "Smooth",
     "Soften",
     "Sparsify",
     "StopRule",
