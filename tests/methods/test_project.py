@@ -218,6 +218,22 @@ def test_two_requests_one_after_the_other_carry_the_sums_forward():
 # --- what moves ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_composition_for_another_network_has_that_networks_moments():
+    one, other = CASES["mlp"].make(), CASES["mlp"].make()
+    with torch.no_grad():
+        other[0].weight.mul_(2)
+    split = split_of("mlp")
+    method = Project(plan=TrainPlan(epochs=1, lr=0.1), moments=second_moments(one, split.train))
+    rule = methods.BelowAccuracy(0.5)
+    whole = methods.Sequence((methods.Partition(methods=(methods.Until(method, rule),)),))
+    found = whole.for_network(other, split, engine_for(other)).methods[0].methods[0]
+    assert found.rule == rule
+    assert found.method.moments.digest == second_moments(other, split.train).digest != method.moments.digest
+    assert whole.methods[0].methods[0].method is method
+    without = methods.Finetune(plan=method.plan)
+    assert without.for_network(other, split, engine_for(other)) is without
+
+
 def test_only_weights_of_layers_move_and_no_buffer():
     for name, expected in {
         "batchnorm": {"0.weight", "3.weight", "8.weight"},

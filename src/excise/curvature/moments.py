@@ -163,6 +163,11 @@ class Moments:
             raise errors.BadData(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
         return found
 
+    @classmethod
+    def of(cls, given: Moments | str | Path) -> Moments:
+        """Give moments, or those that a file holds."""
+        return given if isinstance(given, Moments) else cls.load(given)
+
 
 _REMEDY = "make one with `excise moments`"
 

@@ -6,6 +6,7 @@ epochs, no loader, no file, no metric, and does not judge itself.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -68,6 +69,19 @@ class Method(ABC):
             engine: that of the run.
         """
 
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Give the same method for another network, with what was prepared on this one prepared anew.
+
+        An audit puts a recipe to networks other than the one that it was made for. By default a method knows nothing of the
+        network that it will be given, and is the same for all.
+
+        Args:
+            model: another network of the same architecture, trained on the same rows; only looked at.
+            split: the rows, all of them at hand.
+            engine: task and seed; counts the cost.
+        """
+        return self
+
     @abstractmethod
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Change `model` in place, inside `mask` only."""
@@ -96,6 +110,12 @@ class Wrapping(Method):
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what the method refuses."""
         self.method.require(model, split, mask, engine)
+
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Wrap the method for another network."""
+        other = copy.copy(self)
+        object.__setattr__(other, "method", self.method.for_network(model, split, engine))
+        return other
 
 
 class Phased(Method):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
@@ -14,7 +14,7 @@ from excise import checks, errors
 from excise.curvature import Moments, layers_of, require_moments_file, second_moments
 from excise.data.split import Split
 from excise.masks import Mask
-from excise.methods.base import Iterative, Need, answers
+from excise.methods.base import Iterative, Method, Need, answers
 from excise.methods.distill import require_classes
 from excise.train.engine import Engine
 from excise.train.masked import Statistics, effective
@@ -145,6 +145,14 @@ class Project(Iterative):
         require_classes("Project", logits)
         require_class_targets(targets, logits, "Project", remedy="there is no probability of a row's class to lower")
 
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Give the same with moments of that network over the training rows, if it was given any. One pass forward."""
+        if self.moments is None:
+            return self
+        own = Moments.of(self.moments)
+        found = second_moments(model, split.train, engine, layers=own.matrices, batch_size=self.plan.batch_size)
+        return replace(self, moments=found)
+
     def _require_place(self, model: nn.Module, engine: Engine) -> None:
         known = layers_of(model)
         if not known:
@@ -204,7 +212,7 @@ class Project(Iterative):
         if self.moments is None:
             found = second_moments(model, split.retain, engine, layers=names, batch_size=size)
         else:
-            full = self.moments if isinstance(self.moments, Moments) else Moments.load(self.moments)
+            full = Moments.of(self.moments)
             full.require_fit(model)
             own = full.of_layers(name for name in names if name in full.matrices)
             found = own.minus(second_moments(model, split.forget, engine, layers=own.matrices, batch_size=size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -56,6 +56,10 @@ class Sequence(Method):
         """Refuse what any part refuses."""
         for method in self.methods:
             method.require(model, split, mask, engine)
+
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Give the parts for another network."""
+        return replace(self, methods=tuple(part.for_network(model, split, engine) for part in self.methods))
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the parts in order, in place."""

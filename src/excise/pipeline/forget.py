@@ -190,10 +190,11 @@ def again(
         errors.Diverged: as `unlearn`.
     """
     assert done.how is not None
+    how = replace(done.how, method=done.how.method.for_network(params.unwrapped(model), split, engine))
     found = unlearn(
         model,
         split,
-        done.how,
+        how,
         mask=done.by_hand,
         fresh=fresh,
         seed=seeds.derive(engine.seed, "unlearning", number),
