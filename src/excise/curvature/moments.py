@@ -33,7 +33,9 @@ CHUNK = 2**24
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class _Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of moments says of them in its header; `content` is their digest."""
+
     num_rows: int
     network: str
     reading: str
@@ -146,7 +148,7 @@ class Moments:
 
     def save(self, path: str | Path) -> None:
         """Write them as safetensors, with what they belong to, and a digest of it all, in the header."""
-        facts = _Facts(self.num_rows, self.network, self.reading, self.digest)
+        facts = Facts(self.num_rows, self.network, self.reading, self.digest)
         store.write_tensors(Path(path), self.matrices, {"kind": KIND, "facts": msgspec.json.encode(facts).decode()})
 
     @classmethod
@@ -157,7 +159,7 @@ class Moments:
             errors.BadData: no such file, another kind of file, or a damaged one.
         """
         matrices, metadata = store.read_tensors(Path(path))
-        facts = _facts(Path(path), metadata)
+        facts = facts_of(Path(path), metadata)
         found = cls(matrices, facts.num_rows, facts.network, facts.reading)
         if found.digest != facts.content or not all(map(_square, matrices.values())):
             raise errors.BadData(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
@@ -181,10 +183,15 @@ def _square(matrix: Tensor) -> bool:
     )
 
 
-def _facts(path: Path, metadata: Mapping[str, str]) -> _Facts:
+def facts_of(path: Path, metadata: Mapping[str, str]) -> Facts:
+    """Read the header of a file of moments, from its metadata.
+
+    Raises:
+        errors.BadData: it is of another kind, or damaged.
+    """
     store.require_form(path, metadata, KIND, _REMEDY)
     try:
-        return msgspec.json.decode(metadata["facts"], type=_Facts)
+        return msgspec.json.decode(metadata["facts"], type=Facts)
     except (KeyError, msgspec.DecodeError) as error:
         raise errors.BadData(f"{path} is damaged: its header does not say what it belongs to; {_REMEDY}") from error
 
@@ -196,7 +203,7 @@ def require_moments_file(path: Path, model: nn.Module) -> None:
         errors.BadData: no such file, or another kind of file.
         errors.BadRequest: of another network.
     """
-    facts = _facts(path, store.read_metadata(path))
+    facts = facts_of(path, store.read_metadata(path))
     Moments({}, facts.num_rows, facts.network, facts.reading).require_fit(model)
 
 
