@@ -90,6 +90,11 @@ def run(
     to, fleet = show.console(quiet=quiet), read_fleet(cluster, at_once)
     machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     record, asked, made = _read_run(run)
+    if forget is None and reveal(asked.forget) == tables.EVERY_ROW:
+        raise errors.BadSplit(
+            f"{run}: an audit reads rows that stay and rows never trained on, and this run was given rows to forget alone "
+            "(--forget all); unlearn with all training rows as --data and the ids to forget in a file, then audit that"
+        )
     how = _plan(plan or asked.plan, needed=tier != "T0")
     original = weights or Path(asked.weights)
     if original.is_file() and store.file_digest(original) != asked.weights_sha256:

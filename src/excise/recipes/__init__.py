@@ -10,7 +10,7 @@ from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
 from excise.recipes.published import JiT
 from excise.recipes.recipe import Recipe
-from excise.recipes.table import RECIPES, table
+from excise.recipes.table import RECIPES, table, without_retain
 from excise.recipes.whole import (
     IU,
     SCRUB,
@@ -48,6 +48,7 @@ __all__ = [
     "SCRUBPlusR",
     "SalUn",
     "table",
+    "without_retain",
 ]
 
 
