@@ -99,7 +99,7 @@ Data = Annotated[
 Forget = Annotated[
     Path,
     typer.Option(
-        help="Row ids to forget: a text file of integers, or a .npy of integers or booleans; `all` if --data holds nothing else."
+        help="Row ids to forget: a text file of integers, or a .npy of integers or booleans; or `all` that --data holds."
     ),
 ]
 Test = Annotated[str | None, typer.Option("--test", help="pkg.mod:test; built-in data bring their own.")]
