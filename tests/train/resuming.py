@@ -122,6 +122,7 @@ def some_methods(name, *, epochs=2, batch_size=7):
         "a reset before": methods.Sequence((methods.Reset(), relabel)),
         "three stages": methods.Partition(methods=(methods.Nothing(), finetune, relabel)),
         "a look after each epoch": methods.ClosestEpoch(finetune),
+        "batches that are repeated": methods.Attract(plan=plan, repeats=3, forget_batch_size=3, buffers="adapt"),
         "a rule that ends it": methods.Until(finetune, methods.BelowAccuracy(0.9)),
     }
 
