@@ -14,7 +14,7 @@ from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
 from excise.localize import Cut, Gradient, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Finetune, Relabel
+from excise.methods import Attract, Finetune, Relabel
 from excise.methods.base import Iterative
 from excise.train import Checkpoints, Engine, Hooks, Task, TrainPlan, chosen_rows
 from excise.train.augment import Augment
@@ -68,6 +68,7 @@ def asked():
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
         "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
+        "Attract": Attract(plan=ODD, repeats=2),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),

@@ -31,6 +31,7 @@ def shift(net, retain, forget, validation):
 
 # A new method has its line here: the class, and what it is made with.
 BUILT_IN = {
+    methods.Attract: {"plan": PLAN},
     methods.ClosestEpoch: {"method": Finetune(plan=PLAN)},
     methods.FromFunction: {"function": shift, "batch_size": 8},
     methods.Noise: {"sigma": 0.1},
@@ -43,6 +44,7 @@ BUILT_IN = {
     methods.Soften: {"method": Finetune(plan=PLAN)},
     methods.SwitchOff: {},
     methods.Transpose: {},
+    methods.Until: {"method": Finetune(plan=PLAN), "rule": methods.BelowAccuracy(0.5)},
     methods.Widened: {"method": Finetune(plan=PLAN)},
     methods.Within: {"method": Finetune(plan=PLAN), "where": Head()},
 }
