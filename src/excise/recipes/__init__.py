@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
-from excise.recipes.published import JiT
+from excise.recipes.published import PGU, JiT
 from excise.recipes.recipe import Recipe
 from excise.recipes.table import RECIPES, table
 from excise.recipes.whole import (
@@ -29,6 +29,7 @@ __all__ = [
     "DEL",
     "IU",
     "MSG",
+    "PGU",
     "RECIPES",
     "RUM",
     "SCRUB",

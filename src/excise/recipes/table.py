@@ -32,6 +32,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         localized.MSG,
         localized.CT,
         localized.RUM,
+        published.PGU,
         published.JiT,
         controls.Retrain,
         controls.Nothing,
