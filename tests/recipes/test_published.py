@@ -2,7 +2,7 @@
 
 import pytest
 
-from excise import methods, recipes
+from excise import errors, methods, recipes
 from excise.train import TrainPlan
 
 
@@ -26,3 +26,47 @@ def test_JiT_passes_on_what_it_is_told(accumulate, momentum):
     plan = TrainPlan(epochs=2, lr=1.5, momentum=momentum, schedule="constant", batch_size=16, shuffle=False)
     assert recipe.method == methods.Smooth(plan=plan, **told)
     assert (recipe.name, recipe.year) == ("JiT", 2024)
+
+
+def test_PGU_has_the_constants_of_its_runs_on_samples():
+    method = recipes.PGU().method
+    plan = method.plan
+    assert (plan.epochs, plan.batch_size, plan.momentum, plan.weight_decay, plan.shuffle) == (100, 128, 0.0, 0.0, False)
+    assert (plan.lr_at(0), plan.optimizer) == (0.05, "sgd")
+    assert plan.lr_at(50) == pytest.approx((0.05 * 0.01) ** 0.5)
+    assert plan.lr_at(99) * (0.01 / 0.05) ** (1 / 100) == pytest.approx(0.01)
+    assert method == methods.Project(plan=plan, gamma=0.95, criterion="energy", w1=1.0, w2=0.2, offset=0.05)
+
+
+def test_PGU_passes_on_what_it_is_told():
+    told = {
+        "gamma": 0.9,
+        "criterion": "published-plus-one",
+        "w1": 0.5,
+        "w2": -0.1,
+        "offset": 0.1,
+        "moments": "m.safetensors",
+    }
+    recipe = recipes.PGU(
+        **told, epochs=7, lr=0.1, final_lr=0.02, batch_size=9, momentum=0.5, weight_decay=0.01, stop="class"
+    )
+    plan = TrainPlan(
+        epochs=7, lr=0.1, schedule="exponential", final_lr_fraction=0.02 / 0.1, batch_size=9, shuffle=False, momentum=0.5,
+        weight_decay=0.01,
+    )  # fmt: skip
+    assert recipe.method == methods.Until(methods.Project(plan=plan, **told), methods.RetainFalls(0.05))
+    assert recipes.PGU(stop="samples").method.rule == methods.CrossesHoldout()
+    assert (recipe.name, recipe.year) == ("PGU", 2024)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop": "never"}, "stop: expected none, samples or class, found 'never'"),
+        ({"final_lr": 0.1}, r"final_lr: expected a rate above 0 and at most lr \(0.05\), found 0.1"),
+        ({"final_lr": 0.0}, "final_lr: expected a rate above 0"),
+    ],
+)
+def test_PGU_refuses(options, message):
+    with pytest.raises(errors.BadRequest, match=message):
+        recipes.PGU(**options)
