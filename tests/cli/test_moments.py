@@ -10,6 +10,7 @@ from excise.curvature import Moments
 from tests.cli import mine
 
 ALL = ("--model", "mine:make", "--weights", "w.safetensors", "--data", "mine:train")
+NEXT = "next.safetensors"
 PGU = {"recipe": "PGU"}
 SHORT = ("--set", "epochs=2", "--set", "gamma=0.6")
 

@@ -1,8 +1,10 @@
 """Recipes after published systems, against the constants of their papers and what they are told."""
 
 import pytest
+import torch
 
 from excise import errors, methods, recipes
+from excise.curvature import Moments
 from excise.train import TrainPlan
 
 
@@ -38,15 +40,8 @@ def test_PGU_has_the_constants_of_its_runs_on_samples():
     assert method == methods.Project(plan=plan, gamma=0.95, criterion="energy", w1=1.0, w2=0.2, offset=0.05)
 
 
-def test_PGU_passes_on_what_it_is_told():
-    told = {
-        "gamma": 0.9,
-        "criterion": "published-plus-one",
-        "w1": 0.5,
-        "w2": -0.1,
-        "offset": 0.1,
-        "moments": "m.safetensors",
-    }
+def test_PGU_passes_on_what_it_is_told(tmp_path):
+    told = {"gamma": 0.9, "criterion": "published-plus-one", "w1": 0.5, "w2": -0.1, "offset": 0.1}
     recipe = recipes.PGU(
         **told, epochs=7, lr=0.1, final_lr=0.02, batch_size=9, momentum=0.5, weight_decay=0.01, stop="class"
     )
@@ -57,6 +52,10 @@ def test_PGU_passes_on_what_it_is_told():
     assert recipe.method == methods.Until(methods.Project(plan=plan, **told), methods.RetainFalls(0.05))
     assert recipes.PGU(stop="samples").method.rule == methods.CrossesHoldout()
     assert (recipe.name, recipe.year) == ("PGU", 2024)
+    kept = Moments({"w": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading")
+    kept.save(tmp_path / "m.safetensors")
+    assert recipes.PGU(moments=kept).method.moments is kept
+    assert recipes.PGU(moments=tmp_path / "m.safetensors").method.moments.digest == kept.digest
 
 
 @pytest.mark.parametrize(
