@@ -68,6 +68,7 @@ def asked():
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
         "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
+        "PGU": recipes.PGU(**small, gamma=0.7, momentum=0.9, weight_decay=0.01),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),
@@ -384,8 +385,11 @@ def engine_for(model, processes):
 
 def everything_sharded(processes, names):
     """Do all that is checked of sharded networks in one start of processes."""
+    model, split = problem()
+    project = partial(excise.unlearn, model, split, recipes.PGU(epochs=1), processes=processes)
     return {
         "unlearned": all_of_them(processes, names),
+        "refused": refused(processes, errors.BadRequest, project),
         "grouped": grouped(processes),
         "of nothing": of_nothing(processes),
         "held": held(processes),

@@ -61,7 +61,7 @@ def PGU(
     criterion: Criterion = "energy",
     epochs: int = 100,
     lr: float = 0.05,
-    final_lr: float = 0.01,
+    final_lr_fraction: float = 0.2,
     batch_size: int = 128,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
@@ -86,7 +86,7 @@ def PGU(
         criterion: how directions are counted, see `methods.Project`.
         epochs: passes over forget, at most.
         lr: learning rate at the start.
-        final_lr: what it falls to by one factor an epoch, at most `lr`.
+        final_lr_fraction: share of it to which it falls by one factor an epoch, above 0.
         batch_size: forget rows a step, in the order of ids.
         momentum: of SGD.
         weight_decay: of SGD.
@@ -97,17 +97,15 @@ def PGU(
             reads retain; or `none`.
 
     Raises:
-        errors.BadRequest: another word, or rates that rise.
+        errors.BadRequest: another word.
     """
     if stop not in ("none", "samples", "class"):
         raise errors.BadRequest(f"stop: expected none, samples or class, found {stop!r}")
-    if not 0 < final_lr <= lr:
-        raise errors.BadRequest(f"final_lr: expected a rate above 0 and at most lr ({lr:g}), found {final_lr!r}")
     plan = TrainPlan(
         epochs=epochs,
         lr=lr,
         schedule="exponential",
-        final_lr_fraction=final_lr / lr,
+        final_lr_fraction=final_lr_fraction,
         batch_size=batch_size,
         shuffle=False,
         momentum=momentum,
