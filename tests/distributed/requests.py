@@ -12,9 +12,9 @@ import excise
 from excise import errors, params, recipes
 from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
-from excise.localize import Gradient, Mean, Top, WeightGradient
+from excise.localize import Cut, Gradient, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Finetune, Relabel
+from excise.methods import Attract, Finetune, Relabel
 from excise.methods.base import Iterative
 from excise.train import Checkpoints, Engine, Hooks, Task, TrainPlan, chosen_rows
 from excise.train.augment import Augment
@@ -66,9 +66,10 @@ def asked():
         "SCRUB": recipes.SCRUB(max_epochs=1, **small),
         "NegGradPlus": recipes.NegGradPlus(**small),
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
+        "PGU": recipes.PGU(**small, gamma=0.7, momentum=0.9, weight_decay=0.01),
         "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
-        "PGU": recipes.PGU(**small, gamma=0.7, momentum=0.9, weight_decay=0.01),
+        "Attract": Attract(plan=ODD, repeats=2),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),
@@ -79,9 +80,10 @@ def problem(case="batchnorm", num_rows=20, forget=FORGET):
     return CASES[case].make(), Split(CASES[case].data(num_rows), forget=forget)
 
 
-def unlearned(processes, recipe, case="batchnorm", **options):
+def unlearned(processes, recipe, case="batchnorm", split=None, **options):
     """Give what came of a recipe: the mask's digest, weights and buffers, frozen digests, losses, cost."""
-    model, split = problem(case)
+    model, usual = problem(case)
+    split = usual if split is None else split
     fresh = lambda: CASES[case].build().double()  # noqa: E731
     done = excise.unlearn(model, split, recipe, fresh=fresh, processes=processes, **options)
     state = {name: value.clone() for name, value in done.model.state_dict().items()}
@@ -259,6 +261,7 @@ def everything(processes, names, directory):
         "resumed": resumed(processes, directory),
         "unlearned": all_of_them(processes, names),
         "of chosen rows": of_chosen_rows(processes),
+        "of forget alone": of_forget_alone(processes),
     }
 
 
@@ -302,6 +305,12 @@ def of_chosen_rows(processes):
     finally:
         for name, value in before.items():
             setattr(chosen_rows, name, value)
+
+
+def of_forget_alone(processes):
+    """Give what comes of a split without retain rows, in a place found on the forget rows."""
+    split = Split.of_forget(tuple(part[FORGET] for part in CASES["batchnorm"].data(20)))
+    return {"JiT": unlearned(processes, asked()["JiT"].at(Cut(Gradient(), 0.5)), split=split)}
 
 
 def of_nothing(processes):
@@ -385,11 +394,8 @@ def engine_for(model, processes):
 
 def everything_sharded(processes, names):
     """Do all that is checked of sharded networks in one start of processes."""
-    model, split = problem()
-    project = partial(excise.unlearn, model, split, recipes.PGU(epochs=1), processes=processes)
     return {
         "unlearned": all_of_them(processes, names),
-        "refused": refused(processes, errors.BadRequest, project),
         "grouped": grouped(processes),
         "of nothing": of_nothing(processes),
         "held": held(processes),

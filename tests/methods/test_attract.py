@@ -162,8 +162,9 @@ def goals_of(monkeypatch, method, **options):
         chosen.append((goals.tolist(), snapshot(model)))
         return goals
 
-    monkeypatch.setattr(attract, "nearest_wrong_of", listen)
-    run("mlp", method, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(attract, "nearest_wrong_of", listen)
+        run("mlp", method, **options)
     return chosen
 
 

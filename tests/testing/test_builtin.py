@@ -31,6 +31,7 @@ def shift(net, retain, forget, validation):
 
 # A new method has its line here: the class, and what it is made with.
 BUILT_IN = {
+    methods.Attract: {"plan": PLAN},
     methods.ClosestEpoch: {"method": Finetune(plan=PLAN)},
     methods.FromFunction: {"function": shift, "batch_size": 8},
     methods.Noise: {"sigma": 0.1},

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
-from excise.recipes.published import PGU, JiT
+from excise.recipes.published import DUCK, PGU, JiT
 from excise.recipes.recipe import Recipe
-from excise.recipes.table import RECIPES, table
+from excise.recipes.table import RECIPES, table, without_retain
 from excise.recipes.whole import (
     IU,
     SCRUB,
@@ -27,6 +27,7 @@ from excise.recipes.whole import (
 __all__ = [
     "CT",
     "DEL",
+    "DUCK",
     "IU",
     "MSG",
     "PGU",
@@ -49,6 +50,7 @@ __all__ = [
     "SCRUBPlusR",
     "SalUn",
     "table",
+    "without_retain",
 ]
 
 

@@ -32,6 +32,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         localized.MSG,
         localized.CT,
         localized.RUM,
+        published.DUCK,
         published.PGU,
         published.JiT,
         controls.Retrain,
@@ -58,6 +59,16 @@ def table() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def without_retain() -> list[str]:
+    """Name the recipes that read no retain row, and need nothing made from such rows before."""
+    ready = {
+        name: make()
+        for name, make in RECIPES.items()
+        if not any(option.default is option.empty for option in inspect.signature(make).parameters.values())
+    }
+    return [name for name, one in ready.items() if "retain" not in one.method.needs and not one.where.reads_retain]
 
 
 def _how(method: Method, besides: Region | None) -> str:

@@ -181,9 +181,9 @@ class Step:
             module.training = False
 
     def row_generators(self, stream: str, *purpose: str | int) -> list[torch.Generator]:
-        """Give a generator for each of this process's rows of `stream`: a function of the run's seed, the epoch and the row's id.
+        """Give a generator for each of this process's rows of `stream`.
 
-        Whoever has the row, in whatever batch, draws the same from it.
+        A function of the run's seed, the epoch and the row's id: whoever has the row, in whatever batch, draws the same.
         """
         ids = self.batches[stream].ids.tolist()
         return [seeds.generator(self.engine.seed, *purpose, self.epoch, row) for row in ids]
