@@ -182,7 +182,7 @@ def _moves_nothing(model, mask, way):
     shapes = {key: value.shape for key, value in model.named_parameters() if mask.count(key)}
     kernels = any(len(shape) == 4 and shape[2] > 1 for shape in shapes.values())
     matrices = any(len(shape) > 1 for shape in shapes.values())
-    return {"transpose": not kernels, "redraw": not matrices, "prune": not matrices}.get(way, False)
+    return {"transpose": not kernels, **dict.fromkeys(("redraw", "prune", "project"), not matrices)}.get(way, False)
 
 
 @pytest.mark.parametrize("place", KNOWN_PLACES)
