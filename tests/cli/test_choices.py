@@ -9,6 +9,7 @@ import torch
 
 from excise import errors, store
 from excise.cli import choices
+from excise.curvature import Moments
 from excise.localize import Mean, Top
 from excise.recipes import RECIPES
 from excise.train import Machine
@@ -28,7 +29,11 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "order": "mixed",
         "memorization": "m.npy",
         "max_epochs": "0",
+        "moments": "moments.safetensors",
+        "criterion": "published",
+        "stop": "samples",
     }
+    Moments({"w": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading").save("moments.safetensors")
     np.save("m.npy", np.arange(3.0))
     for name, make in RECIPES.items():
         keys = make.__kwdefaults__ or {}
@@ -84,3 +89,10 @@ def test_scores_are_finite_numbers_in_a_row(project, values, message):
 def test_scores_are_read(project):
     np.save("m.npy", np.arange(3, dtype=np.float32))
     assert choices.read_recipe("RUM", ["memorization=m.npy"]).method.memorization.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_record_names_the_file_of_moments_by_its_content(project):
+    Moments({"w": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading").save("a.safetensors")
+    told = choices.told_files(["gamma=0.5", "moments=a.safetensors"])
+    assert told == {"files_sha256": {"moments": store.file_digest(Path("a.safetensors"))}}
+    assert choices.told_files(["gamma=0.5"]) == choices.told_files(None) == {}

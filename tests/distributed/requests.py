@@ -67,6 +67,7 @@ def asked():
         "SCRUB": recipes.SCRUB(max_epochs=1, **small),
         "NegGradPlus": recipes.NegGradPlus(**small),
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
+        "PGU": recipes.PGU(**small, gamma=0.7, momentum=0.9, weight_decay=0.01),
         "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
         "Attract": Attract(plan=SMALL, repeats=2),

@@ -91,6 +91,7 @@ def ways(name):
         "closest epoch": methods.ClosestEpoch(methods.Contrast(plan=ADAM, alpha=0.5)),
         "until": methods.Until(methods.Contrast(plan=ADAM, alpha=0.5), methods.BelowAccuracy(0.5)),
         "smooth": methods.Smooth(plan=PLAN, sigma=0.5, num_draws=3),
+        "project": methods.Project(plan=PLAN, gamma=0.5),
         "sparsify": methods.Sparsify(plan=PLAN, kappa=1e-3),
         "prune": methods.Prune(fraction=0.5),
         "dampen": methods.Dampen(selection=1.0, dampening=0.5),
@@ -181,7 +182,7 @@ def _moves_nothing(model, mask, way):
     shapes = {key: value.shape for key, value in model.named_parameters() if mask.count(key)}
     kernels = any(len(shape) == 4 and shape[2] > 1 for shape in shapes.values())
     matrices = any(len(shape) > 1 for shape in shapes.values())
-    return {"transpose": not kernels, "redraw": not matrices, "prune": not matrices}.get(way, False)
+    return {"transpose": not kernels, **dict.fromkeys(("redraw", "prune", "project"), not matrices)}.get(way, False)
 
 
 @pytest.mark.parametrize("place", KNOWN_PLACES)
@@ -245,6 +246,7 @@ def steps_at(plan):
         "closest epoch": methods.ClosestEpoch(methods.Finetune(plan=plan)),
         "until": methods.Until(methods.Finetune(plan=plan), methods.BelowAccuracy(0.5)),
         "smooth": methods.Smooth(plan=plan, sigma=0.5, num_draws=3, buffers="follow-mask", mode="train"),
+        "project": methods.Project(plan=plan, gamma=0.5),
         "sparsify": methods.Sparsify(plan=plan, kappa=0.1),
         "soften": methods.Soften(method=methods.Finetune(plan=plan)),
         "within": methods.Within(where=localize.Head(), method=methods.Finetune(plan=plan)),

@@ -350,6 +350,7 @@ def test_a_run_of_other_directions_is_not_gone_on_with(tmp_path):
         full.network,
         full.reading,
     ).save(path)
+    method = Project(plan=method.plan, moments=path)
     ear = resuming.Killing()
     excise.unlearn(model, split, method, checkpoints=tmp_path / "c", checkpoint_seconds=0, hooks=ear)
     assert any("was made for another request" in note for note in ear.notes)
@@ -382,6 +383,7 @@ def test_rows_that_were_never_in_are_told_of():
         ({"offset": 0.0}, "offset: expected a number above 0"),
         ({"forget_batch_size": 0}, "forget_batch_size: expected an integer"),
         ({"moments": 3}, "moments: expected Moments, such as .*; found int"),
+        ({"moments": "none.safetensors"}, "expected moments at none.safetensors, found no such file"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -394,10 +396,11 @@ def test_what_cannot_be_done_is_refused_before_any_step(tmp_path):
     other = second_moments(CASES["three-classes"].make(), split.train)
     other.save(tmp_path / "other.safetensors")
     (tmp_path / "none.safetensors").write_bytes(b"nothing")
+    with pytest.raises(errors.BadData, match="not a readable safetensors file"):
+        Project(plan=PLAN, moments=tmp_path / "none.safetensors")
     for options, kind, message in (
         ({"moments": other}, errors.BadRequest, "moments: expected those of this network"),
         ({"moments": tmp_path / "other.safetensors"}, errors.BadRequest, "moments: expected those of this network"),
-        ({"moments": tmp_path / "none.safetensors"}, errors.BadData, "not a readable safetensors file"),
         (
             {"gammas": {"nope": 0.5}},
             errors.BadRequest,

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 import excise
 from excise import errors, methods, recipes
+from excise.curvature import Moments
 from excise.methods import Attract, BelowAccuracy, Sequence, Until
 from excise.pipeline.tuning_space import Choices, default_space
 from excise.train import TrainPlan
@@ -127,3 +129,36 @@ def test_the_lines_on_the_page_of_published_systems_run(capsys):
     split = excise.Split(case.data(40), forget=[1, 5, 8], holdout=range(30, 40))
     exec(block, {"excise": excise, "model": case.make(), "split": split})  # the project's own page
     assert " epochs; [" in capsys.readouterr().out
+
+
+def test_PGU_has_the_constants_of_its_runs_on_samples():
+    method = recipes.PGU().method
+    plan = method.plan
+    assert (plan.epochs, plan.batch_size, plan.momentum, plan.weight_decay, plan.shuffle) == (100, 128, 0.0, 0.0, False)
+    assert (plan.lr_at(0), plan.optimizer) == (0.05, "sgd")
+    assert plan.lr_at(50) == pytest.approx((0.05 * 0.01) ** 0.5)
+    assert plan.lr_at(99) * (0.01 / 0.05) ** (1 / 100) == pytest.approx(0.01)
+    assert method == methods.Project(plan=plan, gamma=0.95, criterion="energy", w1=1.0, w2=0.2, offset=0.05)
+
+
+def test_PGU_passes_on_what_it_is_told(tmp_path):
+    told = {"gamma": 0.9, "criterion": "published-plus-one", "w1": 0.5, "w2": -0.1, "offset": 0.1}
+    recipe = recipes.PGU(
+        **told, epochs=7, lr=0.1, final_lr_fraction=0.3, batch_size=9, momentum=0.5, weight_decay=0.01, stop="class"
+    )
+    plan = TrainPlan(
+        epochs=7, lr=0.1, schedule="exponential", final_lr_fraction=0.3, batch_size=9, shuffle=False, momentum=0.5,
+        weight_decay=0.01,
+    )  # fmt: skip
+    assert recipe.method == methods.Until(methods.Project(plan=plan, **told), methods.RetainFalls(0.05))
+    assert recipes.PGU(stop="samples").method.rule == methods.CrossesHoldout()
+    assert (recipe.name, recipe.year) == ("PGU", 2024)
+    kept = Moments({"w": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading")
+    kept.save(tmp_path / "m.safetensors")
+    assert recipes.PGU(moments=kept).method.moments is kept
+    assert recipes.PGU(moments=tmp_path / "m.safetensors").method.moments.digest == kept.digest
+
+
+def test_PGU_refuses_another_rule():
+    with pytest.raises(errors.BadRequest, match="stop: expected none, samples or class, found 'never'"):
+        recipes.PGU(stop="never")

@@ -63,6 +63,7 @@ def test_the_table_in_words():
         ),
         "DUCK": (2023, "everywhere", "Attract, until the forget accuracy is below that of unseen rows"),
         "NegGrad": (2021, "everywhere", "Ascend"),
+        "PGU": (2024, "everywhere", "Project"),
         "JiT": (2024, "everywhere", "Smooth"),
         "Retrain": (0, "everywhere", "Retrain"),
         "Nothing": (0, "everywhere", "Nothing"),
@@ -72,7 +73,7 @@ def test_the_table_in_words():
 
 def test_the_table_has_every_recipe_that_the_issue_names():
     named = "DEL SalUn SSD SCRUB SCRUBPlusR NegGrad NegGradPlus RandomLabel BadTeacher L1Sparse IU Finetune CFk EUk MSG CT RUM"
-    published = "DUCK JiT"
+    published = "DUCK PGU JiT"
     assert list(RECIPES) == [*named.split(), *published.split(), "Retrain", "Nothing"]
 
 

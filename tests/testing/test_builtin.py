@@ -57,6 +57,7 @@ AS_RECIPE = {
     methods.Finetune: "Finetune",
     methods.Influence: "IU",
     methods.Nothing: "Nothing",
+    methods.Project: "PGU",
     methods.Relabel: "RandomLabel",
     methods.Retrain: "Retrain",
     methods.Smooth: "JiT",

@@ -15,6 +15,7 @@ from torch import Tensor
 from excise import errors, store
 from excise.cli import offers
 from excise.cli.tables import known_word, nearest, read_plan
+from excise.curvature import Moments
 from excise.lifecycle.settings import recipe_values as recipe_values
 from excise.localize import (
     Deepest,
@@ -110,6 +111,13 @@ def read_settings(
     return make, options
 
 
+def told_files(settings: list[str] | None) -> dict[str, Any]:
+    """Give what a record says of files that settings name and that a run is to be known by: the SHA-256 of each."""
+    words = dict(setting.partition("=")[::2] for setting in settings or ())
+    found = {key: store.file_digest(Path(words[key])) for key in RECORDED if key in words}
+    return {"files_sha256": found} if found else {}
+
+
 def converted(option: str, recipe: str, key: str, value: str, kind: Any) -> Any:
     """Give a word in the type that a recipe takes as a setting."""
     try:
@@ -165,6 +173,10 @@ READERS: dict[str, Callable[[str], Any]] = {
     "reduction": read_reduction,
     "localizer": read_criterion,
     "initial": lambda words: store.read_weights(Path(words)),
+    "moments": lambda words: Moments.load(Path(words)),
     "memorization": lambda words: read_numbers(Path(words)),
 }
 """Settings of recipes that are not numbers or words themselves."""
+
+RECORDED = ("moments",)
+"""Those whose file a record names by its digest."""

@@ -66,6 +66,7 @@ def run(
         "recipe": recipe,
         "set": sorted(settings or ()),
         "settings": choices.recipe_values(how),
+        **choices.told_files(settings),
         "mask": None if allowed is None else allowed.digest,
         "plan": plan,
         "holdout": holdout,

@@ -18,7 +18,7 @@ from excise.curvature.gradient import (
     summed_gradient,
     trainable,
 )
-from excise.curvature.moments import Moments, layers_of, require_moments_file, second_moments
+from excise.curvature.moments import Moments, layers_of, second_moments
 from excise.curvature.solve import conjugate_gradient, published_woodfisher
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "published_woodfisher",
     "require_accumulate",
     "require_importance",
-    "require_moments_file",
     "resting",
     "second_moments",
     "shard_gradient",

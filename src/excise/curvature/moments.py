@@ -158,8 +158,11 @@ class Moments:
         Raises:
             errors.BadData: no such file, another kind of file, or a damaged one.
         """
-        matrices, metadata = store.read_tensors(Path(path))
-        facts = facts_of(Path(path), metadata)
+        path = Path(path)
+        if not path.exists():
+            raise errors.BadData(f"expected moments at {path}, found no such file; {_REMEDY}")
+        matrices, metadata = store.read_tensors(path)
+        facts = facts_of(path, metadata)
         found = cls(matrices, facts.num_rows, facts.network, facts.reading)
         if found.digest != facts.content or not all(map(_square, matrices.values())):
             raise errors.BadData(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
@@ -194,17 +197,6 @@ def facts_of(path: Path, metadata: Mapping[str, str]) -> Facts:
         return msgspec.json.decode(metadata["facts"], type=Facts)
     except (KeyError, msgspec.DecodeError) as error:
         raise errors.BadData(f"{path} is damaged: its header does not say what it belongs to; {_REMEDY}") from error
-
-
-def require_moments_file(path: Path, model: nn.Module) -> None:
-    """Refuse a file that holds no moments, or those of another network, by a look at its header.
-
-    Raises:
-        errors.BadData: no such file, or another kind of file.
-        errors.BadRequest: of another network.
-    """
-    facts = facts_of(path, store.read_metadata(path))
-    Moments({}, facts.num_rows, facts.network, facts.reading).require_fit(model)
 
 
 def layers_of(model: nn.Module) -> dict[str, list[Any]]:

@@ -24,7 +24,7 @@ from excise.methods.sequence import Sequence, Widened
 from excise.methods.smooth import Smooth
 from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
-from excise.methods.stopping import BelowAccuracy, StopRule, Watch
+from excise.methods.stopping import BelowAccuracy, CrossesHoldout, RetainFalls, StopRule, Watch
 from excise.methods.switch_off import SwitchOff
 from excise.methods.transpose import Transpose
 from excise.methods.two_teachers import TwoTeachers
@@ -37,6 +37,7 @@ __all__ = [
     "BelowAccuracy",
     "ClosestEpoch",
     "Contrast",
+    "CrossesHoldout",
     "Dampen",
     "Distill",
     "Finetune",
@@ -54,6 +55,7 @@ __all__ = [
     "Redraw",
     "Relabel",
     "Reset",
+    "RetainFalls",
     "Retrain",
     "Rewind",
     "Sequence",

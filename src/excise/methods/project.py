@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import checks, errors
-from excise.curvature import Moments, layers_of, require_moments_file, second_moments
+from excise.curvature import Moments, layers_of, second_moments
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Iterative, Method, Need, answers
@@ -63,8 +63,8 @@ class Project(Iterative):
 
     Args:
         plan: epochs, optimizer, schedule, batches; the paper's code takes plain SGD.
-        moments: of the training rows, forget rows included, on this very network; or the path of their file. None to
-            compute the retained rows' from the retain rows.
+        moments: of the training rows, forget rows included, on this very network; or the path of their file, which is read
+            at once. None to compute the retained rows' from the retain rows.
         gamma: share of what the retained rows' inputs hold that M is to hold, from 0, where nothing is taken, to 1.
         criterion: `energy` for the fewest eigenvectors whose eigenvalues come to `gamma` of their sum, at 1 all that are not
             0 but for rounding; or, of the singular values, their roots, the number of cumulated shares at most `gamma`
@@ -80,7 +80,7 @@ class Project(Iterative):
         errors.BadRequest: options out of range; before any work, moments of another network, a layer that is not there, or
             parameters that are sharded (fsdp).
         errors.UnsupportedModel: before any work, a network without such a layer, or with logits of a single class.
-        errors.BadData: before any work, a file that holds no moments, or targets that are no classes.
+        errors.BadData: a file that holds no moments; before any work, targets that are no classes.
     """
 
     plan: TrainPlan
@@ -97,10 +97,10 @@ class Project(Iterative):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if isinstance(self.moments, Path):
-            object.__setattr__(self, "moments", str(self.moments))
+        if isinstance(self.moments, str | Path):
+            object.__setattr__(self, "moments", Moments.of(self.moments))
         given: object = self.moments
-        if not (given is None or isinstance(given, Moments | str)):
+        if not (given is None or isinstance(given, Moments)):
             raise errors.BadRequest(
                 f"moments: expected Moments, such as second_moments(model, rows), the path of a file of them, or None; found "
                 f"{type(given).__name__}"
@@ -139,18 +139,16 @@ class Project(Iterative):
         self._require_place(model, engine)
         if isinstance(self.moments, Moments):
             self.moments.require_fit(model)
-        elif self.moments is not None:
-            require_moments_file(Path(self.moments), model)
         logits, targets = answers(model, split.forget, engine)
         require_classes("Project", logits)
         require_class_targets(targets, logits, "Project", remedy="there is no probability of a row's class to lower")
 
     def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
         """Give the same with moments of that network over the training rows, if it was given any. One pass forward."""
-        if self.moments is None:
+        if not isinstance(self.moments, Moments):
             return self
-        own = Moments.of(self.moments)
-        found = second_moments(model, split.train, engine, layers=own.matrices, batch_size=self.plan.batch_size)
+        layers = self.moments.matrices
+        found = second_moments(model, split.train, engine, layers=layers, batch_size=self.plan.batch_size)
         return replace(self, moments=found)
 
     def _require_place(self, model: nn.Module, engine: Engine) -> None:
@@ -209,13 +207,12 @@ class Project(Iterative):
     def _retained(self, model: nn.Module, split: Split, names: list[str], engine: Engine) -> Moments:
         """Give the moments of the retained rows, of layers that those rows run through."""
         size = self.plan.batch_size
-        if self.moments is None:
-            found = second_moments(model, split.retain, engine, layers=names, batch_size=size)
-        else:
-            full = Moments.of(self.moments)
-            full.require_fit(model)
-            own = full.of_layers(name for name in names if name in full.matrices)
+        if isinstance(self.moments, Moments):
+            self.moments.require_fit(model)
+            own = self.moments.of_layers(name for name in names if name in self.moments.matrices)
             found = own.minus(second_moments(model, split.forget, engine, layers=own.matrices, batch_size=size))
+        else:
+            found = second_moments(model, split.retain, engine, layers=names, batch_size=size)
         return found.of_layers(name for name, matrix in found.matrices.items() if bool(matrix.any()))
 
     def objective(self, step: Step) -> Tensor:

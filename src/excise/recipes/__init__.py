@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
-from excise.recipes.published import DUCK, JiT
+from excise.recipes.published import DUCK, PGU, JiT
 from excise.recipes.recipe import Recipe
 from excise.recipes.table import RECIPES, table, without_retain
 from excise.recipes.whole import (
@@ -30,6 +30,7 @@ __all__ = [
     "DUCK",
     "IU",
     "MSG",
+    "PGU",
     "RECIPES",
     "RUM",
     "SCRUB",

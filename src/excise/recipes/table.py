@@ -33,6 +33,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         localized.CT,
         localized.RUM,
         published.DUCK,
+        published.PGU,
         published.JiT,
         controls.Retrain,
         controls.Nothing,
