@@ -9,6 +9,7 @@ from excise.methods.distill import Distill
 from excise.methods.finetune import Finetune
 from excise.methods.function import FromFunction
 from excise.methods.influence import Influence
+from excise.methods.match import Match
 from excise.methods.noise import Noise
 from excise.methods.nothing import Nothing
 from excise.methods.partition import Partition
@@ -37,6 +38,7 @@ __all__ = [
     "FromFunction",
     "Influence",
     "Iterative",
+    "Match",
     "Method",
     "Noise",
     "Nothing",

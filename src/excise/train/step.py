@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from excise import seeds
+from excise import params, seeds
 from excise.data.batches import Batch
-from excise.distributed import JointStatistics, Processes
+from excise.distributed import JointStatistics, Processes, Shard
 from excise.train.activations import Activations
 from excise.train.engine import Engine
 from excise.train.running import Running
@@ -50,7 +50,7 @@ class Step:
     run: Running | None = None
     everyone: Mapping[str, Tensor] = field(default_factory=dict)
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
-    shards: Sequence[Tensor] = ()
+    shards: Sequence[Shard] = ()
 
     def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
@@ -82,7 +82,16 @@ class Step:
         """
         if not self.engine.processes.sharded:
             return torch.stack([of(value).sum() for value in self.model.parameters()]).sum()
-        own = torch.stack([of(value).sum() for value in self.shards]).sum()
+        own = torch.stack([of(shard.local).sum() for shard in self.shards]).sum()
+        return self.engine.processes.total(own, averaged=False)
+
+    def drift(self, start: Mapping[str, Tensor]) -> Tensor:
+        """Give the sum over all of the network's weights of the squared distance from values by name, full size."""
+        named = params.named_parameters(self.model)
+        if not self.engine.processes.sharded:
+            return torch.stack([(value - start[name]).square().sum() for name, value in named.items()]).sum()
+        apart = [shard.local - shard.of(start[name]) for name, shard in zip(named, self.shards, strict=True)]
+        own = torch.stack([one.square().sum() for one in apart]).sum()
         return self.engine.processes.total(own, averaged=False)
 
     def uniform(self, stream: str, *purpose: str | int) -> Tensor:
