@@ -8,7 +8,7 @@ from torch import nn
 
 from excise import errors, store
 from excise.attribution import Datamodel, Made, Part, Shrink
-from excise.attribution.datamodel import network_digest, row_digests
+from excise.attribution.origin import network_digest, row_digests
 from excise.data import Rows
 
 TRAIN = torch.tensor([0, 2, 3, 7, 8, 9])
@@ -65,14 +65,6 @@ def test_effects_add_over_disjoint_rows_and_do_not_depend_on_order(part):
     order = torch.tensor([2, 0, 2])
     assert torch.equal(model.effects(TRAIN[[4, 0, 2]], ids[order], part=part), both[order])
     assert not model.effects(TRAIN[:0], ids, part=part).any()
-
-
-def test_chunks_of_rows_change_nothing(monkeypatch):
-    model = made(shrink=Shrink(own=0.7, other=0.2))
-    wanted = model.effects(TRAIN[:3], TRAIN), model.standard_errors(TRAIN[:3], TRAIN)
-    monkeypatch.setattr("excise.attribution.datamodel._BLOCK_NUMBERS", 24)
-    torch.testing.assert_close(model.effects(TRAIN[:3], TRAIN), wanted[0], rtol=0, atol=1e-14)
-    torch.testing.assert_close(model.standard_errors(TRAIN[:3], TRAIN), wanted[1], rtol=0, atol=1e-14)
 
 
 def test_the_standard_error_of_one_row_is_that_of_the_t_test():
@@ -182,18 +174,6 @@ def test_other_rows_and_another_network_are_refused():
     model.require_network(nn.DataParallel(nn.Linear(2, 3)))
     with pytest.raises(errors.BadRequest, match="found another Linear; estimate a datamodel for this one"):
         model.require_network(nn.Linear(2, 4))
-
-
-def test_rows_that_change_as_they_are_read_are_known_by_their_ids_alone():
-    class Moving:
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, index):
-            Moving.reads = getattr(Moving, "reads", 0) + 1
-            return torch.tensor([float(Moving.reads)]), index
-
-    assert row_digests(Rows.all_of(Moving())).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -3,96 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from excise import errors, params, seeds, store
+from excise import errors, params, store
+from excise.attribution.origin import Made, Shrink, network_digest, row_digests
+from excise.attribution.parts import Part, chunks, places_of, products
 from excise.data.rows import Rows
-from excise.version import __version__
 
 KIND = "excise-datamodel-1"
 TRAIN = "train"
 """Name of the part that the datamodel's own rows make up."""
 Precision = Literal["float32", "float16"]
-_BLOCK_NUMBERS = 2**22
-"""Numbers that are taken to float64 at a time."""
-
-
-class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """How a datamodel came to be.
-
-    Attributes:
-        by: `means`, `sparse`, or the name of a way of one's own.
-        num_models: networks observed, each trained on a random half of the rows.
-        seed: from which halves and networks follow.
-        network: `network_digest` of the architecture; empty for any.
-        plan: the training plan as plain values; empty where it is not known.
-        seconds: what the trainings took, also of networks that were found in a bank.
-        trained_rows: examples passed forward and backward for it, in all.
-        forward_rows: examples passed forward only.
-        excise: version that made it.
-    """
-
-    by: str
-    num_models: int = 0
-    seed: int = 0
-    network: str = ""
-    plan: dict[str, Any] = {}
-    seconds: float = 0.0
-    trained_rows: int = 0
-    forward_rows: int = 0
-    excise: str = __version__
-
-
-class Shrink(msgspec.Struct, frozen=True, kw_only=True):
-    """Factors from 0 to 1 that estimated effects are multiplied by, for they are noisy (`attribution.shrink`).
-
-    Attributes:
-        own: of the effect of a row on itself.
-        other: of the effect of a row on another.
-    """
-
-    own: float = 1.0
-    other: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What a datamodel knows of the outputs on some rows.
-
-    Attributes:
-        ids: int64 `[rows]`, ascending.
-        base: float32 `[rows, classes]`, the logits expected of a network trained on a random half.
-        factors: `[rows, factors, classes]`, what the weights of training rows are multiplied by.
-        margins: `[rows, factors]`, the same for the margin of each row's label; None where labels are no classes.
-        content: int64 `[rows]`, the first 8 bytes of each row's SHA-256, see `row_digests`; 0 where rows change as they are
-            read, None where that is not recorded.
-    """
-
-    ids: Tensor
-    base: Tensor
-    factors: Tensor
-    margins: Tensor | None = None
-    content: Tensor | None = None
-
-    def places(self, name: str, ids: Tensor) -> Tensor:
-        """Give the places of rows among these, in the order given, which may name a row more than once.
-
-        Raises:
-            errors.BadRequest: an id that is none of these rows'.
-        """
-        return _places(name, ids, self.ids)
-
-    def taken(self, places: Tensor) -> Part:
-        """Give what is known of some of the rows."""
-        kept = {name: value[places] for name, value in vars(self).items() if value is not None}
-        return replace(self, **kept)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -189,11 +117,11 @@ class Datamodel:
         known, gone = self.part(part), self._forget_places(forget)
         places = known.places("rows", rows)
         total = self.weights[gone].double().sum(0)
-        found = _products(total.expand(len(places), -1), known.factors, places) * self.shrink.other
+        found = products(total.expand(len(places), -1), known.factors, places) * self.shrink.other
         if part == TRAIN and self.shrink.own != self.shrink.other:
             own = torch.isin(places, gone).nonzero().flatten()
             further = self.shrink.own - self.shrink.other
-            found[own] += further * _products(self.weights[places[own]], known.factors, places[own])
+            found[own] += further * products(self.weights[places[own]], known.factors, places[own])
         return found
 
     def standard_errors(self, forget: Tensor, rows: Tensor, *, part: str = TRAIN) -> Tensor:
@@ -223,7 +151,7 @@ class Datamodel:
         total = self.weights[gone].double().sum(0)
         length = float(total.square().sum())
         found = torch.zeros(len(places), self.num_classes, dtype=torch.float64)
-        for chunk in _chunks(places, known.factors):
+        for chunk in chunks(places, known.factors):
             away = known.factors[places[chunk]].double()
             explained = torch.einsum("k,rkc->rc", total, away).square() / max(length, 1e-300)
             left = (away.square().sum(1) - explained).clamp(min=0) / max(self.weights.shape[1] - 2, 1)
@@ -393,63 +321,13 @@ class Datamodel:
 
     def _forget_places(self, forget: Tensor) -> Tensor:
         """Give the places of forget rows, ascending, so that a sum over them has one order."""
-        places = _places("forget", forget, self.train).sort().values
+        places = places_of("forget", forget, self.train).sort().values
         if len(places.unique()) < len(places):  # type: ignore[no-untyped-call]
             raise errors.BadRequest(
                 f"forget: {len(places) - len(places.unique())} ids that were given before; "  # type: ignore[no-untyped-call]
                 "give each row once"
             )
         return places
-
-
-def network_digest(model: nn.Module) -> str:
-    """Give the SHA-256 of names and shapes of a network's parameters."""
-    told = {name: list(value.shape) for name, value in params.named_parameters(params.unwrapped(model)).items()}
-    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()
-
-
-def row_digests(rows: Rows) -> Tensor:
-    """Give the first 8 bytes of the SHA-256 of each row's id and content, int64 `[rows]`; zeros where rows change as they are
-    read. Random numbers of transforms are lent from one seed. Cost: one reading of every row, and of the first eight once more.
-    """
-
-    def read(some: Rows) -> list[int]:
-        with seeds.isolated(0, "row digests"):
-            prints = [Rows(some.source, one).fingerprint() for one in torch.split(some.ids, 1)]
-        return [int.from_bytes(bytes.fromhex(one)[:8], "big", signed=True) for one in prints]
-
-    if read(rows.head(8)) != read(rows.head(8)):
-        return torch.zeros(len(rows), dtype=torch.int64)
-    return torch.tensor(read(rows), dtype=torch.int64)
-
-
-def _places(name: str, ids: Tensor, known: Tensor) -> Tensor:
-    wanted = torch.as_tensor(ids)
-    if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool or wanted.is_complex():
-        raise errors.BadRequest(f"{name}: expected row ids, integers [rows], found {wanted.dtype} {list(wanted.shape)}")
-    wanted = wanted.to("cpu", torch.int64)
-    places = torch.searchsorted(known, wanted).clamp(max=max(len(known) - 1, 0))
-    strange = (known[places] != wanted).nonzero().flatten() if len(known) else torch.arange(len(wanted))
-    if len(strange):
-        shown = ", ".join(str(place) for place in strange[:5].tolist())
-        raise errors.BadRequest(
-            f"{name}: {len(strange)} ids (at position{'s' if len(strange) > 1 else ''} {shown} of {len(wanted)}) are none of "
-            f"the {len(known)} rows that the datamodel knows here; name rows that it was made from, or estimate another one"
-        )
-    return places
-
-
-def _products(weights: Tensor, factors: Tensor, places: Tensor) -> Tensor:
-    """Give the sum over k of weights[r, k] factors[places[r], k, c], float64 `[rows, classes]`."""
-    found = torch.zeros(len(places), factors.shape[2], dtype=torch.float64)
-    for chunk in _chunks(places, factors):
-        found[chunk] = torch.einsum("rk,rkc->rc", weights[chunk].double(), factors[places[chunk]].double())
-    return found
-
-
-def _chunks(places: Tensor, factors: Tensor) -> Iterator[slice]:
-    step = max(1, _BLOCK_NUMBERS // max(factors.shape[1] * factors.shape[2], 1))
-    yield from (slice(start, start + step) for start in range(0, len(places), step))
 
 
 def _seal(tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> str:
