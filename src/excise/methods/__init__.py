@@ -22,6 +22,7 @@ from excise.methods.sequence import Sequence, Widened
 from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
 from excise.methods.switch_off import SwitchOff
+from excise.methods.targets import OracleMean, TargetProvider
 from excise.methods.transpose import Transpose
 from excise.methods.two_teachers import TwoTeachers
 from excise.methods.within import Within
@@ -40,6 +41,7 @@ __all__ = [
     "Noise",
     "Nothing",
     "OneShot",
+    "OracleMean",
     "Partition",
     "Phased",
     "Prune",
@@ -52,6 +54,7 @@ __all__ = [
     "Soften",
     "Sparsify",
     "SwitchOff",
+    "TargetProvider",
     "Transpose",
     "TwoTeachers",
     "Widened",
