@@ -81,16 +81,29 @@ def estimate(
         errors.BadRequest: rows, plan and numbers that do not go together; before any training.
         errors.Diverged: a training did.
     """
-    if by not in get_args(By):
-        raise errors.BadRequest(f"by: expected one of {', '.join(get_args(By))}, found {by!r}")
+    require_by(by)
     engine = engine_for(fresh, Task(forward, loss), seed, hooks, machine)
     observed = observe_halves(fresh, rows, plan, num_models, engine, bank=bank, together=together, fleet=fleet)
     engine.hooks.on_note(
         f"datamodel: {observed.num_models} networks on halves, {observed.trained_rows:,} rows forward and backward in "
         f"{observed.seconds:.0f} s, of which {engine.cost.trained_rows:,} now"
     )
-    told = msgspec.to_builtins(plan) if isinstance(plan, TrainPlan) else {}
-    return from_observed(observed, by=by, shrink=shrink, seed=seed, network=network_digest(_built(fresh)), plan=told)
+    return from_observed(
+        observed, by=by, shrink=shrink, seed=seed, network=network_digest(_built(fresh)), plan=plain(plan)
+    )
+
+
+def plain(plan: TrainPlan | TrainFunction) -> dict[str, Any]:
+    """Give a plan as a file has it; nothing of a user's own code."""
+    return dict(msgspec.json.decode(msgspec.json.encode(plan))) if isinstance(plan, TrainPlan) else {}
+
+
+def require_by(by: str) -> By:
+    """Give the name of a way to estimate, or refuse what is none."""
+    for known in get_args(By):
+        if by == known:
+            return known  # type: ignore[no-any-return]
+    raise errors.BadRequest(f"by: expected one of {', '.join(get_args(By))}, found {by!r}")
 
 
 def observe_halves(
