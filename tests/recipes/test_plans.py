@@ -8,3 +8,7 @@ def test_a_constant_plan_is_SGD_at_one_rate():
     assert [plan.lr_at(epoch) for epoch in range(3)] == [0.2] * 3
     bare = constant(epochs=3, lr=0.2, batch_size=7, momentum=0.5)
     assert bare == TrainPlan(epochs=3, lr=0.2, batch_size=7, momentum=0.5, schedule="constant")
+
+
+def test_a_constant_plan_may_keep_the_order():
+    assert not constant(epochs=1, lr=0.1, batch_size=7, momentum=0.0, shuffle=False).shuffle

@@ -62,6 +62,7 @@ def test_the_table_in_words():
             "Nothing for part 1, Finetune for part 2, Relabel in Gradient by weight, 50% for part 3",
         ),
         "NegGrad": (2021, "everywhere", "Ascend"),
+        "JiT": (2024, "everywhere", "Smooth"),
         "Retrain": (0, "everywhere", "Retrain"),
         "Nothing": (0, "everywhere", "Nothing"),
     }
@@ -70,7 +71,8 @@ def test_the_table_in_words():
 
 def test_the_table_has_every_recipe_that_the_issue_names():
     named = "DEL SalUn SSD SCRUB SCRUBPlusR NegGrad NegGradPlus RandomLabel BadTeacher L1Sparse IU Finetune CFk EUk MSG CT RUM"
-    assert list(RECIPES) == [*named.split(), "Retrain", "Nothing"]
+    published = "JiT"
+    assert list(RECIPES) == [*named.split(), *published.split(), "Retrain", "Nothing"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -57,6 +57,7 @@ AS_RECIPE = {
     methods.Nothing: "Nothing",
     methods.Relabel: "RandomLabel",
     methods.Retrain: "Retrain",
+    methods.Smooth: "JiT",
     methods.Sparsify: "L1Sparse",
     methods.TwoTeachers: "BadTeacher",
 }

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
+from excise.recipes.published import JiT
 from excise.recipes.recipe import Recipe
 from excise.recipes.table import RECIPES, table
 from excise.recipes.whole import (
@@ -36,6 +37,7 @@ __all__ = [
     "CFk",
     "EUk",
     "Finetune",
+    "JiT",
     "L1Sparse",
     "NegGrad",
     "NegGradPlus",

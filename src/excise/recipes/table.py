@@ -8,7 +8,7 @@ from typing import Any
 
 from excise.localize import Region
 from excise.methods import ClosestEpoch, Method, Partition, Sequence, Soften, Widened, Within
-from excise.recipes import controls, localized, whole
+from excise.recipes import controls, localized, published, whole
 from excise.recipes.recipe import Recipe
 from excise.train.plan import TrainPlan
 
@@ -32,6 +32,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         localized.MSG,
         localized.CT,
         localized.RUM,
+        published.JiT,
         controls.Retrain,
         controls.Nothing,
     )
