@@ -129,13 +129,10 @@ def some_methods(name, *, epochs=2, batch_size=7):
         "two passes an epoch": methods.Distill(plan=plan, max_epochs=1, buffers="adapt"),
         "a reset before": methods.Sequence((methods.Reset(), relabel)),
         "three stages": methods.Partition(methods=(methods.Nothing(), finetune, relabel)),
-<<<<<<< HEAD
         "a list with repeats": methods.Match(
             plan=plan, targets=methods.OracleMean([elsewhere()]), retain_multiplier=1, forget_multiplier=2.5, anchor=0.1
         ),
-=======
         "noise for each row": methods.Smooth(plan=plan, sigma=0.5, num_draws=2, mode="train", buffers="adapt"),
->>>>>>> jit
         "a look after each epoch": methods.ClosestEpoch(finetune),
     }
 
