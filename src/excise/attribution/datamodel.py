@@ -14,12 +14,10 @@ from torch import Tensor, nn
 
 from excise import errors, params, store
 from excise.attribution.origin import Made, Shrink, network_digest, row_digests
-from excise.attribution.parts import Part, chunks, places_of, products
+from excise.attribution.parts import TRAIN, Part, chunks, places_of, products
 from excise.data.rows import Rows
 
 KIND = "excise-datamodel-1"
-TRAIN = "train"
-"""Name of the part that the datamodel's own rows make up."""
 Precision = Literal["float32", "float16"]
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from excise import errors
 
+TRAIN = "train"
+"""Name of the part that the rows with effects make up."""
 _BLOCK_NUMBERS = 2**22
 """Numbers that are taken to float64 at a time."""
 
