@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from excise.attribution.datamodel import Datamodel
-from excise.attribution.targets import DatamodelTargets
+from excise.attribution import Datamodel, DatamodelTargets
 from excise.methods import Match, OracleMean, Smooth
 from excise.methods.targets import Answering
 from excise.recipes.plans import constant, decaying
