@@ -69,6 +69,7 @@ def asked():
         "SCRUB": recipes.SCRUB(max_epochs=1, **small),
         "NegGradPlus": recipes.NegGradPlus(**small),
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
+        "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),

@@ -132,6 +132,7 @@ def some_methods(name, *, epochs=2, batch_size=7):
         "a list with repeats": methods.Match(
             plan=plan, targets=methods.OracleMean([elsewhere()]), retain_multiplier=1, forget_multiplier=2.5, anchor=0.1
         ),
+        "noise for each row": methods.Smooth(plan=plan, sigma=0.5, num_draws=2, mode="train", buffers="adapt"),
         "a look after each epoch": methods.ClosestEpoch(finetune),
     }
 

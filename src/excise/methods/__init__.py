@@ -20,6 +20,7 @@ from excise.methods.reset import Reset
 from excise.methods.retrain import Retrain
 from excise.methods.rewind import Rewind
 from excise.methods.sequence import Sequence, Widened
+from excise.methods.smooth import Smooth
 from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
 from excise.methods.switch_off import SwitchOff
@@ -53,6 +54,7 @@ __all__ = [
     "Retrain",
     "Rewind",
     "Sequence",
+    "Smooth",
     "Soften",
     "Sparsify",
     "SwitchOff",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal, final
 
 import torch
@@ -47,6 +48,11 @@ class Method(ABC):
         """Whether the method trains what a recipe may train besides its mask."""
         return False
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the targets of the rows matter to the method; where not, they may be anything."""
+        return True
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:  # noqa: B027
         """Refuse, before any work, what this method could not do with this network and these rows; `model` is only looked at.
 
@@ -81,6 +87,11 @@ class Wrapping(Method):
         """As the method."""
         return self.method.widens
 
+    @property
+    def reads_labels(self) -> bool:
+        """As the method."""
+        return self.method.reads_labels
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what the method refuses."""
         self.method.require(model, split, mask, engine)
@@ -94,6 +105,11 @@ class Phased(Method):
 
     plan: TrainPlan
     forget_batch_size: int | None = None
+
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether steps run the network on inputs that are not the rows' own: then no activations are kept for them."""
+        return False
 
     @abstractmethod
     def passes(self, model: nn.Module, split: Split, engine: Engine) -> Passes:
@@ -135,7 +151,7 @@ class Phased(Method):
             self.rows(split, engine),
             self.plan,
             mask,
-            engine,
+            replace(engine, keep=None) if self.changes_inputs else engine,
             stage=type(self).__name__,
             statistics=self.statistics,
             batch_sizes=self.batch_sizes(),

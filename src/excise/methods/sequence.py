@@ -47,6 +47,11 @@ class Sequence(Method):
         """Whether any part does."""
         return any(method.widens for method in self.methods)
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether any part does."""
+        return any(method.reads_labels for method in self.methods)
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what any part refuses."""
         for method in self.methods:

@@ -117,7 +117,7 @@ def unlearn(
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
         seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`
-        task.require_fit(seen, _rows_read(how, split))
+        task.require_fit(seen, _rows_read(how, split), labelled=_reads_labels(how))
         if mask is not None:
             mask.require_fit(own)
         builder = fresh_builder(own, fresh, seed)
@@ -306,6 +306,10 @@ def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:
     retain = {"retain": split.retain} if reads else {}
     unseen = {"holdout": split.holdout} if split.holdout is not None and "holdout" in how.method.needs else {}
     return {"forget": split.forget, **retain, **unseen}
+
+
+def _reads_labels(how: Recipe) -> bool:
+    return how.method.reads_labels or how.where.reads_forget or how.where.reads_retain
 
 
 def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: bool) -> None:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
+from excise.recipes.published import DMM, JiT, OracleMatching
 from excise.recipes.recipe import Recipe
 from excise.recipes.table import RECIPES, table
 from excise.recipes.whole import (
@@ -26,6 +27,7 @@ from excise.recipes.whole import (
 __all__ = [
     "CT",
     "DEL",
+    "DMM",
     "IU",
     "MSG",
     "RECIPES",
@@ -36,10 +38,12 @@ __all__ = [
     "CFk",
     "EUk",
     "Finetune",
+    "JiT",
     "L1Sparse",
     "NegGrad",
     "NegGradPlus",
     "Nothing",
+    "OracleMatching",
     "RandomLabel",
     "Recipe",
     "Retrain",

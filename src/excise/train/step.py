@@ -16,6 +16,7 @@ from excise.train.activations import Activations
 from excise.train.engine import Engine
 from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
+from excise.train.task import floating_inputs, forward_pair, in_precision, with_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,47 @@ class Step:
         """Give another network's logits on this process's rows of `stream`, without gradient."""
         self.engine.cost.count(forward=len(self.ids(stream)))
         return self._outputs(network, self.batches[stream])[0]
+
+    def inputs(self, stream: str) -> Tensor:
+        """Give the inputs of this process's rows of `stream`, `[batch, ...]`, as the network gets them; see `outputs_on`.
+
+        Raises:
+            errors.UnsupportedModel: examples that are no pairs whose first half is a tensor of floating-point numbers.
+        """
+        found = floating_inputs(self.batches[stream].content)
+        return in_precision(self.model, found) if self.engine.task.forward is forward_pair else found
+
+    def outputs_on(self, inputs: Tensor, stream: str) -> Tensor:
+        """Give the network's logits where this process's rows of `stream` have other inputs, `[copies * batch, ...]`.
+
+        One forward pass, of one copy of the batch or of several one after another; each row keeps what it holds beside the
+        input. Nothing is answered from kept activations. What is made of the logits is to be averaged by `mean`. A backward
+        pass may follow, except under `torch.no_grad()`.
+        """
+        batch = self.batches[stream]
+        copies = len(inputs) // len(batch)
+        num_rows = copies * len(self.ids(stream))
+        followed = torch.is_grad_enabled()
+        self.engine.cost.count(trained=num_rows if followed else 0, forward=0 if followed else num_rows)
+        changed = Batch(batch.ids.repeat(copies), with_inputs(batch.content, inputs, copies))
+        with self._training(stream):
+            return self._outputs(self.model, changed)[0]
+
+    def eval_(self) -> None:
+        """Put the network in eval mode (no dropout, running statistics), until the training ends, which restores modes.
+
+        For the backward pass too, since a network may run forward again in it (activation checkpointing).
+        """
+        for module in self.model.modules():
+            module.training = False
+
+    def row_generators(self, stream: str, *purpose: str | int) -> list[torch.Generator]:
+        """Give a generator for each of this process's rows of `stream`: a function of the run's seed, the epoch and the row's id.
+
+        Whoever has the row, in whatever batch, draws the same from it.
+        """
+        ids = self.batches[stream].ids.tolist()
+        return [seeds.generator(self.engine.seed, *purpose, self.epoch, row) for row in ids]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Give a generator for one purpose in this very step, a pure function of the run's seed, the same in every process.

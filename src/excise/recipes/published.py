@@ -1,0 +1,145 @@
+"""Recipes after published systems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from excise.attribution import Datamodel, DatamodelTargets
+from excise.methods import Match, OracleMean, Smooth
+from excise.methods.targets import Answering
+from excise.recipes.plans import constant, decaying
+from excise.recipes.recipe import Recipe
+
+
+def DMM(
+    *,
+    datamodel: Datamodel | str | Path,
+    multiplier: float = 1.0,
+    retain_multiplier: float = 20.0,
+    forget_multiplier: float = 5.0,
+    epochs: int = 4,
+    lr: float = 1e-4,
+    decay: float = 0.95,
+    batch_size: int = 512,
+    anchor: float = 0.0,
+) -> Recipe:
+    """Predict by a datamodel what a retrained network would say, and train the whole network to say it. Reads both.
+
+    The targets are the network's own logits less the effects of the forget rows, as a datamodel estimated beforehand has them
+    (`attribution.estimate`, `excise datamodel`): many trainings once, then a short finetuning for each request. It can be no
+    better than those predictions. Defaults: the published ones for CIFAR-10, of Adam; the rate found best there was 1e-3, and
+    the rates tried went from 1e-5 to 5e-2: tune it. On a few thousand rows a batch is most of an epoch: take a smaller one.
+
+    Args:
+        datamodel: of networks of this architecture on these rows; or the path of its file, which is read at once.
+        multiplier: of the effects; one of the published runs takes 10.
+        retain_multiplier: retain rows over forget rows.
+        forget_multiplier: how often forget rows are in the list.
+        epochs: passes over forget, as often, and the sample of retain.
+        lr: learning rate of the first epoch.
+        decay: what it is multiplied by after each epoch.
+        batch_size: examples a step.
+        anchor: weight of the squared distance from the weights before; 0 in all published runs.
+    """
+    return Recipe(
+        name="DMM",
+        paper=_GEORGIEV,
+        year=2024,
+        method=Match(
+            plan=decaying(epochs=epochs, lr=lr, decay=decay, batch_size=batch_size),
+            targets=DatamodelTargets(datamodel, multiplier),
+            retain_multiplier=retain_multiplier,
+            forget_multiplier=forget_multiplier,
+            anchor=anchor,
+        ),
+    )
+
+
+def OracleMatching(
+    *,
+    models: Sequence[Answering],
+    retain_multiplier: float = 5.0,
+    forget_multiplier: float = 1.0,
+    epochs: int = 10,
+    lr: float = 1e-3,
+    decay: float = 0.95,
+    batch_size: int = 512,
+    loss: Literal["mse", "ce"] = "mse",
+    anchor: float = 0.0,
+) -> Recipe:
+    """Train the whole network to say what networks say that never saw the forget rows. Reads both. No practical method.
+
+    The networks are retrained ones, of which one would do instead. It shows what a method could come to that predicted their
+    answers, as `DMM` does. Keep the networks that judge the result apart from those that it learns from. Defaults: the
+    published ones for CIFAR-10, of Adam.
+
+    Args:
+        models: networks that never saw the forget rows; or weights of such of this architecture, as state dicts or as
+            `excise.oracles.retrain` gives them.
+        retain_multiplier: retain rows over forget rows.
+        forget_multiplier: how often forget rows are in the list.
+        epochs: passes over forget, as often, and the sample of retain.
+        lr: learning rate of the first epoch.
+        decay: what it is multiplied by after each epoch.
+        batch_size: examples a step.
+        loss: `mse` against the mean of the networks' logits, or `ce` against the mean of their softmaxes.
+        anchor: weight of the squared distance from the weights before.
+    """
+    return Recipe(
+        name="OracleMatching",
+        paper=_GEORGIEV,
+        year=2024,
+        method=Match(
+            plan=decaying(epochs=epochs, lr=lr, decay=decay, batch_size=batch_size),
+            targets=OracleMean(models, average="probabilities" if loss == "ce" else "logits"),
+            retain_multiplier=retain_multiplier,
+            forget_multiplier=forget_multiplier,
+            loss=loss,
+            anchor=anchor,
+        ),
+    )
+
+
+_GEORGIEV = "Georgiev et al., Attribute-to-Delete: Machine Unlearning via Datamodel Matching, arXiv:2410.23232"
+
+
+def JiT(
+    *,
+    sigma: float = 0.5,
+    lr: float = 3e-4,
+    num_draws: int = 25,
+    epochs: int = 1,
+    batch_size: int = 128,
+    clamp: bool = True,
+    detach_noisy: bool = True,
+    accumulate: bool = False,
+    mode: Literal["eval", "train"] = "eval",
+) -> Recipe:
+    """Pull the outputs of forget rows to those of noisy copies of them, with the whole network. Reads forget only, no label.
+
+    Defaults: one pass in the order of ids, 25 draws and 128 rows a step as published; `sigma` 0.5 and `lr` 3e-4 are those of
+    the published runs that forget a class with VGG11. Both were tuned for each task and network, from 0.01 to 1.5 and from
+    3e-4 to 1.5, and a rate three times too large ruins a network: tune them. The published code also leaves dropout on
+    and adds up gradients over the pass: `mode="train"`, `accumulate=True`.
+
+    Args:
+        sigma: standard deviation of the noise, in units of the inputs as the network gets them.
+        lr: learning rate, constant; of the sum over a batch.
+        num_draws: noisy copies of each row a step.
+        epochs: passes over forget, in the order of ids.
+        batch_size: forget rows a step.
+        clamp: keep noisy inputs within the range of the batch.
+        detach_noisy: take outputs on noisy inputs as constants; see `methods.Smooth`.
+        accumulate: step along the sum of all gradients so far, as the published code does, which never sets them to zero.
+        mode: `eval`, or the published `train`, in which dropout acts.
+    """
+    momentum = 1.0 if accumulate else 0.0  # v <- v + g: the very sum
+    plan = constant(epochs=epochs, lr=lr, batch_size=batch_size, momentum=momentum, shuffle=False)
+    return Recipe(
+        name="JiT",
+        paper="Foster et al., An Information Theoretic Approach to Machine Unlearning, arXiv:2402.01401",
+        year=2024,
+        method=Smooth(plan=plan, sigma=sigma, num_draws=num_draws, clamp=clamp, detach_noisy=detach_noisy, mode=mode),
+    )
