@@ -123,9 +123,10 @@ def observe_halves(
     """
     parts = parts_of(rows)
     place = bank.place if isinstance(bank, Bank) else bank
-    held = None if place is None else Bank(place, data=content_commitment(parts[TRAIN]))
+    data = None if place is None else content_commitment(parts[TRAIN])
+    held = None if place is None else Bank(place, data=data)
     halves = train_halves(fresh, parts[TRAIN], plan, num_models, engine, bank=held, together=together, fleet=fleet)
-    return observe(fresh, halves, parts, engine)
+    return replace(observe(fresh, halves, parts, engine), data=data or "")
 
 
 def from_observed(
@@ -151,6 +152,7 @@ def from_observed(
         by=by,
         num_models=observed.num_models,
         seed=seed,
+        data=observed.data,
         network=network,
         plan=dict(plan or {}),
         seconds=observed.seconds,
