@@ -40,7 +40,7 @@ STEPS = [
     {"methods", "oracles"},
     {"observe", "custody"},
     {"measure"},
-    {"report"},
+    {"attribution", "report"},
     {"recipes"},
     {"pipeline"},
     {"lifecycle"},

@@ -14,7 +14,7 @@ from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
 from excise.localize import Cut, Gradient, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Attract, Finetune, Relabel
+from excise.methods import Attract, Finetune, Match, OracleMean, Relabel
 from excise.methods.base import Iterative
 from excise.train import Checkpoints, Engine, Hooks, Task, TrainPlan, chosen_rows
 from excise.train.augment import Augment
@@ -61,6 +61,9 @@ class Averages(Iterative):
 def asked():
     """Give recipes by name: batches of 5, and of 3 and 2 and 1, which leave some of four processes without a row."""
     small = {"epochs": 1, "batch_size": 3, "lr": 0.05}
+    oracle = CASES["batchnorm"].make()
+    with torch.no_grad():
+        oracle[8].weight.mul_(1.5)
     return {
         "DEL": recipes.DEL(epochs=2, batch_size=5, lr=0.05, momentum=0.5, weight_decay=0.01),
         "SalUn": recipes.SalUn(**small),
@@ -73,6 +76,7 @@ def asked():
         "Attract": Attract(plan=SMALL, repeats=2),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
+        "Match": Match(plan=ODD, targets=OracleMean([oracle]), retain_multiplier=1, forget_multiplier=1.6, anchor=0.1),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),
     }
 
@@ -275,7 +279,7 @@ class Trespasses(Iterative):
 
     def objective(self, step):
         with torch.no_grad():
-            step.shards[0].add_(1e-9)
+            step.shards[0].local.add_(1e-9)
         return step.mean_loss("retain")
 
 

@@ -20,6 +20,7 @@ from excise.train import TrainPlan, held_modules
 from excise.train.statistics import running_statistics
 from tests.cases import CASES
 from tests.probes import moved, raw, snapshot
+from tests.recipes.prepared import Halved
 
 NETWORKS = ("mlp", "batchnorm", "transformer")
 FORGET = [0, 3, 8, 11, 14]
@@ -92,6 +93,7 @@ def ways(name):
         "until": methods.Until(methods.Contrast(plan=ADAM, alpha=0.5), methods.BelowAccuracy(0.5)),
         "smooth": methods.Smooth(plan=PLAN, sigma=0.5, num_draws=3),
         "project": methods.Project(plan=PLAN, gamma=0.5),
+        "match": methods.Match(plan=ADAM, targets=Halved(), retain_multiplier=1, forget_multiplier=1.5, anchor=0.01),
         "sparsify": methods.Sparsify(plan=PLAN, kappa=1e-3),
         "prune": methods.Prune(fraction=0.5),
         "dampen": methods.Dampen(selection=1.0, dampening=0.5),
@@ -247,6 +249,7 @@ def steps_at(plan):
         "until": methods.Until(methods.Finetune(plan=plan), methods.BelowAccuracy(0.5)),
         "smooth": methods.Smooth(plan=plan, sigma=0.5, num_draws=3, buffers="follow-mask", mode="train"),
         "project": methods.Project(plan=plan, gamma=0.5),
+        "match": methods.Match(plan=plan, targets=Halved()),
         "sparsify": methods.Sparsify(plan=plan, kappa=0.1),
         "soften": methods.Soften(method=methods.Finetune(plan=plan)),
         "within": methods.Within(where=localize.Head(), method=methods.Finetune(plan=plan)),

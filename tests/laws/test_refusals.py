@@ -17,6 +17,7 @@ from excise.methods import (
     Dampen,
     Distill,
     Finetune,
+    Match,
     Nothing,
     Partition,
     Relabel,
@@ -33,6 +34,7 @@ from excise.recipes import RUM
 from excise.train import Hooks, TrainPlan
 from tests.cases import CASES
 from tests.probes import LeftAlone, same_bytes, snapshot
+from tests.recipes.prepared import Halved
 
 FORGET = [0, 3, 9]
 PLAN = TrainPlan(epochs=1, lr=0.05, batch_size=5)
@@ -115,6 +117,11 @@ REFUSED = {
         errors.BadRequest,
         "retain_fraction: 0.01 of 17 retain rows is less than one row",
     ),
+    "match": (
+        Match(plan=PLAN, targets=Halved(), forget_multiplier=0.3),
+        errors.BadRequest,
+        "forget_multiplier: 0.3 of 3 forget rows is less than one row",
+    ),
     "dampen": (Dampen(selection=99.0), errors.BadRequest, "selection: with 3 of 20 rows to forget"),
     "soften in soften": (
         Soften(method=Widened(Soften(method=TUNE))),
@@ -172,6 +179,7 @@ def test_what_they_can_do_is_done_after_the_others(around):
             Reset(to=state()),
             parted(TUNE, TUNE, memorization=torch.arange(3.0)),
             TwoTeachers(plan=PLAN),
+            Match(plan=PLAN, targets=Halved(), retain_multiplier=1),
             Dampen(selection=2.0),
             Distill(plan=PLAN, max_epochs=1),
             ClosestEpoch(TUNE),
@@ -207,6 +215,7 @@ def binary():
         (Distill(plan=PLAN, max_epochs=0, alpha=0.1), "Distill: expected logits of two classes or more, found 1"),
         (TwoTeachers(plan=PLAN), "TwoTeachers: expected logits of two classes or more, found 1"),
         (TwoTeachers(plan=PLAN, retain_fraction=0.0), "TwoTeachers: expected logits of two classes or more, found 1"),
+        (Match(plan=PLAN, targets=Halved(), loss="ce"), "Match: expected logits of two classes or more, found 1"),
         (Relabel(plan=PLAN), "Relabel: expected a network of two classes or more"),
         (RUM(budget_fraction=0.5).method, "Relabel: expected a network of two classes or more"),
     ],
@@ -229,7 +238,9 @@ def test_a_distillation_without_a_divergence_takes_one_logit():
     assert same_bytes(one, other) and not same_bytes(one, snapshot(model))
 
 
-@pytest.mark.parametrize("method", [Distill(plan=PLAN, max_epochs=1), TwoTeachers(plan=PLAN)])
+@pytest.mark.parametrize(
+    "method", [Distill(plan=PLAN, max_epochs=1), TwoTeachers(plan=PLAN), Match(plan=PLAN, targets=Halved(), loss="ce")]
+)
 def test_run_by_hand_a_single_class_is_refused_at_the_first_step(method):
     model, split, options = binary()
     engine = excise.train.Engine(

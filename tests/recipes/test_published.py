@@ -9,11 +9,13 @@ import torch
 
 import excise
 from excise import errors, methods, recipes
+from excise.attribution.targets import DatamodelTargets
 from excise.curvature import Moments
 from excise.methods import Attract, BelowAccuracy, Sequence, Until
 from excise.pipeline.tuning_space import Choices, default_space
 from excise.train import TrainPlan
 from tests.cases import CASES
+from tests.recipes.prepared import datamodel
 
 README = TrainPlan(epochs=10, lr=1e-3, optimizer="adam", schedule="constant", batch_size=1024, milestone_factor=0.5)
 
@@ -98,6 +100,45 @@ def test_DUCK_of_random_rows_asks_for_a_holdout():
 def test_the_default_space_of_DUCK_is_its_rate_and_its_epochs():
     space = default_space(recipes.DUCK)
     assert set(space) == {"lr", "epochs"} and space["epochs"] == Choices((5, 10, 20))
+
+
+def test_DMM_has_the_constants_of_its_runs_on_cifar():
+    known = datamodel(6, 3)
+    method = recipes.DMM(datamodel=known).method
+    assert [method.plan.lr_at(epoch) for epoch in range(4)] == pytest.approx([1e-4 * 0.95**epoch for epoch in range(4)])
+    assert (method.plan.epochs, method.plan.optimizer, method.plan.batch_size) == (4, "adam", 512)
+    assert (method.retain_multiplier, method.forget_multiplier, method.loss, method.anchor) == (20, 5, "mse", 0)
+    assert (method.plan.weight_decay, method.plan.shuffle, method.buffers) == (0, True, "hold")
+    assert isinstance(method.targets, DatamodelTargets)
+    assert (method.targets.datamodel, method.targets.multiplier) == (known, 1.0)
+
+
+def test_OracleMatching_has_the_constants_of_its_runs_on_cifar():
+    oracle = CASES["mlp"].make()
+    method = recipes.OracleMatching(models=[oracle]).method
+    assert [method.plan.lr_at(epoch) for epoch in (0, 9)] == pytest.approx([1e-3, 1e-3 * 0.95**9])
+    assert (method.plan.epochs, method.plan.optimizer, method.plan.batch_size) == (10, "adam", 512)
+    assert (method.retain_multiplier, method.forget_multiplier, method.loss, method.anchor) == (5, 1, "mse", 0)
+    assert (method.targets.models, method.targets.average) == ((oracle,), "logits")
+
+
+def test_they_pass_on_what_they_are_told(tmp_path):
+    datamodel(6, 3).save(tmp_path / "d.safetensors")
+    told = {"retain_multiplier": 2.0, "forget_multiplier": 1.5, "anchor": 0.5}
+    plan = {"epochs": 3, "lr": 0.1, "decay": 0.5, "batch_size": 7}
+    mine = recipes.DMM(datamodel=str(tmp_path / "d.safetensors"), multiplier=10, **told, **plan).method
+    theirs = recipes.OracleMatching(models=[CASES["mlp"].make()], loss="ce", **told, **plan).method
+    for method in (mine, theirs):
+        assert {key: getattr(method, key) for key in told} == told
+        assert [method.plan.lr_at(epoch) for epoch in range(3)] == pytest.approx([0.1, 0.05, 0.025])
+        assert method.plan.batch_size == 7
+    assert (mine.targets.multiplier, mine.targets.datamodel.train.tolist()) == (10, list(range(6)))
+    assert (theirs.loss, theirs.targets.average) == ("ce", "probabilities")
+
+
+def test_a_file_that_is_not_there_is_refused_when_the_recipe_is_made():
+    with pytest.raises(errors.BadData, match="nowhere"):
+        recipes.DMM(datamodel="nowhere.safetensors")
 
 
 def test_JiT_has_the_constants_of_its_runs_on_a_class():

@@ -11,9 +11,11 @@ from torch import nn
 from excise import methods, recipes
 from excise.localize import Everything, Head
 from excise.methods import Finetune, Method, Reset
+from excise.recipes.table import example_of
 from excise.testing import check_method
 from excise.testing.problems import PROBLEMS
 from excise.train import TrainPlan
+from tests.recipes.prepared import Halved
 
 PLAN = TrainPlan(epochs=2, lr=0.02, batch_size=12, weight_decay=0.1)
 
@@ -56,6 +58,7 @@ AS_RECIPE = {
     methods.Distill: "SCRUB",
     methods.Finetune: "Finetune",
     methods.Influence: "IU",
+    methods.Match: "OracleMatching",
     methods.Nothing: "Nothing",
     methods.Project: "PGU",
     methods.Relabel: "RandomLabel",
@@ -94,6 +97,8 @@ QUICK = {
     "batch_size": 12,
     "plan": PLAN,
 }
+QUICK = {"epochs": 1, "max_epochs": 1, "finetune_epochs": 1, "relabel_epochs": 1, "batch_size": 12, "plan": PLAN}
+QUICK |= {"retain_multiplier": 1.0, "forget_multiplier": 1.5}
 FEW_ROWS = {"SSD": {"selection": 1.0}}  # few rows: no weight is ten times as important to them as to all
 # One row cannot be parted in three: the check is content with a refusal before any work, and skipped with what that says.
 REFUSED = {"RUM": {"one_forget_row_will_do": "it refuses a single row: Partition: part 1 of 3 would hold none of 1"}}
@@ -104,10 +109,13 @@ def made(name):
 
     Without decay an optimizer that is handed too much moves nothing that has no gradient.
     """
-    known = inspect.signature(recipes.RECIPES[name]).parameters
+    make = recipes.RECIPES[name]
+    known = inspect.signature(make).parameters
     stands = name in AS_RECIPE.values()
     settings = {**QUICK, **({"epochs": PLAN.epochs} if stands else {}), **FEW_ROWS.get(name, {})}
-    recipe = recipes.RECIPES[name](**{key: settings[key] for key in settings if key in known})
+    recipe = example_of(make, **{key: settings[key] for key in settings if key in known})
+    if isinstance(recipe.method, methods.Match):
+        recipe = replace(recipe, method=replace(recipe.method, targets=Halved()))  # which fit every problem
     if not stands or not hasattr(recipe.method, "plan"):
         return recipe
     plan = msgspec.structs.replace(recipe.method.plan, weight_decay=PLAN.weight_decay)

@@ -64,6 +64,22 @@ def test_a_batch_of_one_row_is_normalised_by_the_running_statistics_and_moves_no
         torch.testing.assert_close(value, before - 0.1 * before.grad, msg=name)
 
 
+def test_the_drift_is_the_squared_distance_of_all_weights_from_given_ones():
+    model = CASES["tied"].make()
+    start = {name: value.detach() - 0.5 for name, value in model.named_parameters()}
+    seen = []
+
+    def objective(step):
+        seen.append(step.drift(start))
+        return step.mean_loss("retain")
+
+    fit(model, Rows.all_of(CASES["tied"].data(4)), TrainPlan(epochs=1, lr=0.1), objective=objective)
+    torch.testing.assert_close(
+        seen[0].item(), 0.25 * sum(value.numel() for value in start.values()), rtol=1e-12, atol=0
+    )
+    assert seen[0].requires_grad
+
+
 def test_on_other_inputs_each_copy_of_the_batch_is_answered_as_by_the_network_itself():
     model, rows = CASES["mlp"].make(), Rows.all_of(CASES["mlp"].data(4))
     seen = []

@@ -335,7 +335,8 @@ class Rows:
 
     Attributes:
         source: where they are read.
-        ids: int64 `[rows]`, stable ids into the source, never positions in this set.
+        ids: int64 `[rows]`, stable ids into the source, never positions in this set. A list to train on may hold an id
+            several times; each is a row of it.
     """
 
     source: Source

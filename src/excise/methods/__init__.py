@@ -10,6 +10,7 @@ from excise.methods.distill import Distill
 from excise.methods.finetune import Finetune
 from excise.methods.function import FromFunction
 from excise.methods.influence import Influence
+from excise.methods.match import Match
 from excise.methods.noise import Noise
 from excise.methods.nothing import Nothing
 from excise.methods.partition import Partition
@@ -26,6 +27,7 @@ from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
 from excise.methods.stopping import BelowAccuracy, CrossesHoldout, RetainFalls, StopRule, Watch
 from excise.methods.switch_off import SwitchOff
+from excise.methods.targets import OracleMean, TargetProvider
 from excise.methods.transpose import Transpose
 from excise.methods.two_teachers import TwoTeachers
 from excise.methods.until import Until
@@ -44,10 +46,12 @@ __all__ = [
     "FromFunction",
     "Influence",
     "Iterative",
+    "Match",
     "Method",
     "Noise",
     "Nothing",
     "OneShot",
+    "OracleMean",
     "Partition",
     "Phased",
     "Project",
@@ -64,6 +68,7 @@ __all__ = [
     "Sparsify",
     "StopRule",
     "SwitchOff",
+    "TargetProvider",
     "Transpose",
     "TwoTeachers",
     "Until",

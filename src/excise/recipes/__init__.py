@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
-from excise.recipes.published import DUCK, PGU, JiT
+from excise.recipes.published import DMM, DUCK, PGU, JiT, OracleMatching
 from excise.recipes.recipe import Recipe
 from excise.recipes.table import RECIPES, table, without_retain
 from excise.recipes.whole import (
@@ -27,6 +27,7 @@ from excise.recipes.whole import (
 __all__ = [
     "CT",
     "DEL",
+    "DMM",
     "DUCK",
     "IU",
     "MSG",
@@ -44,6 +45,7 @@ __all__ = [
     "NegGrad",
     "NegGradPlus",
     "Nothing",
+    "OracleMatching",
     "RandomLabel",
     "Recipe",
     "Retrain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from excise import checks
 from excise.train.plan import TrainPlan
 
 
@@ -17,4 +18,16 @@ def constant(
         momentum=momentum,
         weight_decay=weight_decay,
         shuffle=shuffle,
+    )
+
+
+def decaying(*, epochs: int, lr: float, decay: float, batch_size: int) -> TrainPlan:
+    """Give a plan of Adam whose learning rate is multiplied by `decay` after each epoch."""
+    return TrainPlan(
+        epochs=epochs,
+        lr=lr,
+        optimizer="adam",
+        schedule="exponential",
+        final_lr_fraction=checks.require_finite("decay", decay) ** epochs,
+        batch_size=batch_size,
     )

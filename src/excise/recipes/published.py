@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import abc
 from pathlib import Path
 from typing import Literal
 
 from excise import errors
+from excise.attribution import Datamodel, DatamodelTargets
 from excise.curvature import Moments
 from excise.methods import (
     Attract,
     BelowAccuracy,
     CrossesHoldout,
+    Match,
     Method,
+    OracleMean,
     Project,
     RetainFalls,
     Sequence,
@@ -19,7 +23,8 @@ from excise.methods import (
     Until,
 )
 from excise.methods.project import Criterion
-from excise.recipes.plans import constant
+from excise.methods.targets import Answering
+from excise.recipes.plans import constant, decaying
 from excise.recipes.recipe import Recipe
 from excise.train.plan import TrainPlan
 
@@ -121,6 +126,98 @@ def _second_stage(first: Attract, scenario: Literal["random", "class"]) -> Attra
         head=first.head,
         forget_batch_size=first.plan.batch_size,
     )
+
+
+def DMM(
+    *,
+    datamodel: Datamodel | str | Path,
+    multiplier: float = 1.0,
+    retain_multiplier: float = 20.0,
+    forget_multiplier: float = 5.0,
+    epochs: int = 4,
+    lr: float = 1e-4,
+    decay: float = 0.95,
+    batch_size: int = 512,
+    anchor: float = 0.0,
+) -> Recipe:
+    """Predict by a datamodel what a retrained network would say, and train the whole network to say it. Reads both.
+
+    The targets are the network's own logits less the effects of the forget rows, as a datamodel estimated beforehand has them
+    (`attribution.estimate`, `excise datamodel`): many trainings once, then a short finetuning for each request. It can be no
+    better than those predictions. Defaults: the published ones for CIFAR-10, of Adam; the rate found best there was 1e-3, and
+    the rates tried went from 1e-5 to 5e-2: tune it. On a few thousand rows a batch is most of an epoch: take a smaller one.
+
+    Args:
+        datamodel: of networks of this architecture on these rows; or the path of its file, which is read at once.
+        multiplier: of the effects; one of the published runs takes 10.
+        retain_multiplier: retain rows over forget rows.
+        forget_multiplier: how often forget rows are in the list.
+        epochs: passes over forget, as often, and the sample of retain.
+        lr: learning rate of the first epoch.
+        decay: what it is multiplied by after each epoch.
+        batch_size: examples a step.
+        anchor: weight of the squared distance from the weights before; 0 in all published runs.
+    """
+    return Recipe(
+        name="DMM",
+        paper=_GEORGIEV,
+        year=2024,
+        method=Match(
+            plan=decaying(epochs=epochs, lr=lr, decay=decay, batch_size=batch_size),
+            targets=DatamodelTargets(datamodel, multiplier),
+            retain_multiplier=retain_multiplier,
+            forget_multiplier=forget_multiplier,
+            anchor=anchor,
+        ),
+    )
+
+
+def OracleMatching(
+    *,
+    models: abc.Sequence[Answering],
+    retain_multiplier: float = 5.0,
+    forget_multiplier: float = 1.0,
+    epochs: int = 10,
+    lr: float = 1e-3,
+    decay: float = 0.95,
+    batch_size: int = 512,
+    loss: Literal["mse", "ce"] = "mse",
+    anchor: float = 0.0,
+) -> Recipe:
+    """Train the whole network to say what networks say that never saw the forget rows. Reads both. No practical method.
+
+    The networks are retrained ones, of which one would do instead. It shows what a method could come to that predicted their
+    answers, as `DMM` does. Keep the networks that judge the result apart from those that it learns from. Defaults: the
+    published ones for CIFAR-10, of Adam.
+
+    Args:
+        models: networks that never saw the forget rows; or weights of such of this architecture, as state dicts or as
+            `excise.oracles.retrain` gives them.
+        retain_multiplier: retain rows over forget rows.
+        forget_multiplier: how often forget rows are in the list.
+        epochs: passes over forget, as often, and the sample of retain.
+        lr: learning rate of the first epoch.
+        decay: what it is multiplied by after each epoch.
+        batch_size: examples a step.
+        loss: `mse` against the mean of the networks' logits, or `ce` against the mean of their softmaxes.
+        anchor: weight of the squared distance from the weights before.
+    """
+    return Recipe(
+        name="OracleMatching",
+        paper=_GEORGIEV,
+        year=2024,
+        method=Match(
+            plan=decaying(epochs=epochs, lr=lr, decay=decay, batch_size=batch_size),
+            targets=OracleMean(models, average="probabilities" if loss == "ce" else "logits"),
+            retain_multiplier=retain_multiplier,
+            forget_multiplier=forget_multiplier,
+            loss=loss,
+            anchor=anchor,
+        ),
+    )
+
+
+_GEORGIEV = "Georgiev et al., Attribute-to-Delete: Machine Unlearning via Datamodel Matching, arXiv:2410.23232"
 
 
 def JiT(

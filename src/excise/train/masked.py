@@ -22,6 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -206,7 +207,9 @@ class MaskedParameters:
         parts = {name: _part(value, mask.entry(name)) for name, value in found.items()}
         self._parts = [part for part in parts.values() if part]
         here = ((value, shard_of(value), parts[name]) for name, value in found.items())
-        self.shards = [part.rows if isinstance(part, _Here) else shard.local for _, shard, part in here if shard]
+        self.shards = [
+            replace(shard, local=part.rows) if isinstance(part, _Here) else shard for _, shard, part in here if shard
+        ]
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from excise import params, seeds
 from excise.data.batches import Batch
-from excise.distributed import JointStatistics, Processes
+from excise.distributed import JointStatistics, Processes, Shard
 from excise.train.activations import Activations
 from excise.train.before_head import Embedded, before_head
 from excise.train.engine import Engine
@@ -52,7 +52,7 @@ class Step:
     run: Running | None = None
     everyone: Mapping[str, Tensor] = field(default_factory=dict)
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
-    shards: Sequence[Tensor] = ()
+    shards: Sequence[Shard] = ()
 
     def _outputs(self, network: nn.Module, batch: Batch, *, whole: bool = True) -> tuple[Tensor, Tensor]:
         """Run a network on a batch; `whole` says that nobody listens inside, so that it may be compiled."""
@@ -87,7 +87,16 @@ class Step:
         """
         if not self.engine.processes.sharded:
             return torch.stack([of(value).sum() for value in self.model.parameters()]).sum()
-        own = torch.stack([of(value).sum() for value in self.shards]).sum()
+        own = torch.stack([of(shard.local).sum() for shard in self.shards]).sum()
+        return self.engine.processes.total(own, averaged=False)
+
+    def drift(self, start: Mapping[str, Tensor]) -> Tensor:
+        """Give the sum over all of the network's weights of the squared distance from values by name, full size."""
+        named = params.named_parameters(self.model)
+        if not self.engine.processes.sharded:
+            return torch.stack([(value - start[name]).square().sum() for name, value in named.items()]).sum()
+        apart = [shard.local - shard.of(start[name]) for name, shard in zip(named, self.shards, strict=True)]
+        own = torch.stack([one.square().sum() for one in apart]).sum()
         return self.engine.processes.total(own, averaged=False)
 
     def uniform(self, stream: str, *purpose: str | int) -> Tensor:
