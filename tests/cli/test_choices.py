@@ -37,6 +37,7 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "moments": "moments.safetensors",
         "criterion": "published",
         "stop": "samples",
+        "scenario": "class",
     }
     Moments({"w": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading").save("moments.safetensors")
     np.save("m.npy", np.arange(3.0))
