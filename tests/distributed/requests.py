@@ -26,6 +26,7 @@ CASES = {**CASES, "dropout": DROPOUT}
 FORGET = [0, 3, 8, 11, 14, 15, 18]
 PLAN = TrainPlan(epochs=2, lr=0.05, batch_size=5, weight_decay=0.1, clip_norm=0.5)
 AUGMENTED = TrainPlan(epochs=1, lr=0.05, batch_size=3, augment=Augment(flip=True, pad=1))
+SMALL = TrainPlan(epochs=1, lr=0.05, batch_size=3)
 ODD = TrainPlan(epochs=2, lr=0.05, batch_size=3, optimizer="adamw")
 
 
@@ -68,7 +69,7 @@ def asked():
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
         "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
-        "Attract": Attract(plan=ODD, repeats=2),
+        "Attract": Attract(plan=SMALL, repeats=2),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from excise import errors
+from excise import errors, params
 from excise.data import Split
 from excise.methods.centroids import (
     Centroids,
@@ -113,8 +113,9 @@ def test_centroids_are_the_means_of_all_rows_in_eval_mode_and_nothing_is_touched
     labels = labels.where(labels != 2, 0)
     split = Split((inputs, labels), forget=[1, 4, 11, 29])
     alone, engine = LeftAlone(model), engine_for(model)
-    found = centroids_of(model, split.retain, engine, head="8", batch_size=size)
-    chosen = nearest_wrong_of(model, split.forget, found, engine, head="8", batch_size=size)
+    shown = params.shadow_of(model)
+    found = centroids_of(shown, split.retain, engine, head="8", batch_size=size)
+    chosen = nearest_wrong_of(shown, split.forget, found, engine, head="8", batch_size=size)
     alone.check()
     assert engine.cost.forward_rows == 30
     naive = case.make().eval()[:8]

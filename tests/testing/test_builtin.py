@@ -31,7 +31,7 @@ def shift(net, retain, forget, validation):
 
 # A new method has its line here: the class, and what it is made with.
 BUILT_IN = {
-    methods.Attract: {"plan": PLAN},
+    methods.Attract: {"plan": PLAN, "repeats": 1},
     methods.ClosestEpoch: {"method": Finetune(plan=PLAN)},
     methods.FromFunction: {"function": shift, "batch_size": 8},
     methods.Noise: {"sigma": 0.1},
@@ -84,7 +84,15 @@ def test_it_passes_every_check(kind):
     assert sum(check.outcome == "passed" for check in report) > 70
 
 
-QUICK = {"epochs": 1, "max_epochs": 1, "finetune_epochs": 1, "relabel_epochs": 1, "batch_size": 12, "plan": PLAN}
+QUICK = {
+    "epochs": 1,
+    "ratio": 0,
+    "max_epochs": 1,
+    "finetune_epochs": 1,
+    "relabel_epochs": 1,
+    "batch_size": 12,
+    "plan": PLAN,
+}
 FEW_ROWS = {"SSD": {"selection": 1.0}}  # few rows: no weight is ten times as important to them as to all
 # One row cannot be parted in three: the check is content with a refusal before any work, and skipped with what that says.
 REFUSED = {"RUM": {"one_forget_row_will_do": "it refuses a single row: Partition: part 1 of 3 would hold none of 1"}}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from excise import errors
+from excise import errors, params
 from excise.data.rows import Rows
 from excise.train.before_head import before_head, embedded
 from tests.cases import CASES
@@ -46,8 +46,8 @@ def test_what_is_written_into_later_is_given_as_it_was_with_the_gradient_of_what
 def test_rows_come_in_order_in_eval_mode_with_logits_and_targets(size):
     name = "batchnorm"
     model, (inputs, labels) = touched(CASES[name].make()), CASES[name].data(9)
-    alone, engine = LeftAlone(model), engine_for(model)
-    found = list(embedded(model, Rows.all_of((inputs, labels)), engine, head="8", batch_size=size))
+    alone, engine, shown = LeftAlone(model), engine_for(model), params.shadow_of(model)
+    found = list(embedded(shown, Rows.all_of((inputs, labels)), engine, head="8", batch_size=size))
     alone.check()
     assert engine.cost.forward_rows == 9
     shadow = CASES[name].make().eval()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from excise import errors, params
+from excise import errors
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.localize.base import Region
@@ -65,14 +65,13 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
 
 
 def linear_head(model: nn.Module, rows: Rows, task: Task) -> str:
-    """Name the classifier head as `head_mask` finds it, which must be an `nn.Linear`. Runs the first row, on a copy.
+    """Name the classifier head as `head_mask` finds it, which must be an `nn.Linear`. Runs the first row.
 
     Raises:
         errors.UnsupportedModel: another kind of module, or none, stands there.
     """
-    shadow = params.shadow_of(model)
-    ran = entered_modules(shadow, rows, task)
-    last = shadow.get_submodule(ran[-1]) if ran else shadow
+    ran = entered_modules(model, rows, task)
+    last = model.get_submodule(ran[-1]) if ran else model
     if not isinstance(last, nn.Linear):
         where = (
             f"the last module with weights is {ran[-1]!r}, a {type(last).__name__}"
@@ -80,7 +79,7 @@ def linear_head(model: nn.Module, rows: Rows, task: Task) -> str:
             else "no module with weights runs"
         )
         raise errors.UnsupportedModel(
-            f"features: expected a network whose head is an nn.Linear, found that in {type(shadow).__name__} {where}; "
+            f"features: expected a network whose head is an nn.Linear, found that in {type(model).__name__} {where}; "
             "name the module whose input is wanted (head=)"
         )
     return ran[-1]

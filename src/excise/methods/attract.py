@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from excise import checks, errors, seeds
+from excise import checks, errors, params, seeds
 from excise.data.split import Split
 from excise.localize.head import linear_head
 from excise.masks import Mask
@@ -131,9 +131,10 @@ class Attract(Phased):
         engine.original_model()
         uncounted = replace(engine, cost=Cost())
         with seeds.isolated(engine.seed, "require"):
-            head = self._head(model, split, engine)
+            shadow = params.shadow_of(model)
+            head = self._head(shadow, split, engine)
             for rows in (split.forget, split.retain):
-                for _, logits, targets in embedded(model, rows.head(8), uncounted, head=head, batch_size=8):
+                for _, logits, targets in embedded(shadow, rows.head(8), uncounted, head=head, batch_size=8):
                     require_class_targets(targets, logits, "Attract", remedy=NO_CENTROIDS)
                     self._require_known(logits.shape[1])
             if engine.task.forward is forward_pair:  # for another only the pass that takes centroids can tell
@@ -180,8 +181,8 @@ class Attract(Phased):
             losses = step.engine.task.losses_of(softened, targets, len(step.batches["retain"]))
         return step.mean(losses, "retain")
 
-    def _head(self, model: nn.Module, split: Split, engine: Engine) -> str:
-        return linear_head(model, split.forget, engine.task) if self.head is None else self.head
+    def _head(self, shadow: nn.Module, split: Split, engine: Engine) -> str:
+        return linear_head(shadow, split.forget, engine.task) if self.head is None else self.head
 
     def _require_known(self, num_classes: int) -> None:
         unknown = [name for name in self.removed if name >= num_classes]

@@ -90,8 +90,8 @@ def _none_left(left_out: Sequence[int]) -> str:
     )
 
 
-def centroids_of(model: nn.Module, rows: Rows, engine: Engine, *, head: str, batch_size: int) -> Centroids:
-    """Give the centroids of a network's classes over rows, in eval mode. Cost: one forward pass over the rows.
+def centroids_of(shadow: nn.Module, rows: Rows, engine: Engine, *, head: str, batch_size: int) -> Centroids:
+    """Give the centroids of a network's classes over rows, of which a shadow is run. Cost: one forward pass over them.
 
     Sums are taken in float64, and no row's vector is kept.
 
@@ -101,7 +101,7 @@ def centroids_of(model: nn.Module, rows: Rows, engine: Engine, *, head: str, bat
     """
     sums, counts = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
     with seeds.isolated(engine.seed, "centroids"):
-        for features, logits, targets in embedded(model, rows, engine, head=head, batch_size=batch_size):
+        for features, logits, targets in embedded(shadow, rows, engine, head=head, batch_size=batch_size):
             require_class_targets(targets, logits, "Attract", remedy=NO_CENTROIDS)
             if not len(counts):
                 sums = torch.zeros((logits.shape[1], features.shape[1]), dtype=torch.float64)
@@ -113,7 +113,7 @@ def centroids_of(model: nn.Module, rows: Rows, engine: Engine, *, head: str, bat
 
 
 def nearest_wrong_of(
-    model: nn.Module,
+    shadow: nn.Module,
     rows: Rows,
     centroids: Centroids,
     engine: Engine,
@@ -122,7 +122,7 @@ def nearest_wrong_of(
     batch_size: int,
     removed: Collection[int] = (),
 ) -> Tensor:
-    """Give each row's nearest wrong class before a network's head, int64 `[rows]` in order of id. Cost: one forward pass.
+    """Give each row's nearest wrong class, int64 `[rows]` in order of id; a shadow is run. Cost: one forward pass over them.
 
     Raises:
         errors.BadData: targets that are no integer classes of the network.
@@ -130,7 +130,7 @@ def nearest_wrong_of(
     """
     found = []
     with seeds.isolated(engine.seed, "nearest"):
-        for features, logits, targets in embedded(model, rows, engine, head=head, batch_size=batch_size):
+        for features, logits, targets in embedded(shadow, rows, engine, head=head, batch_size=batch_size):
             require_class_targets(targets, logits, "Attract", remedy=NO_CENTROIDS)
             found.append(centroids.nearest_wrong(features.cpu().double(), targets.long().cpu(), removed))
     return torch.cat(found)

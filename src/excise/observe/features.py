@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from excise import params
 from excise.data.rows import Rows
 from excise.localize.head import linear_head
 from excise.train.before_head import embedded
@@ -35,6 +36,7 @@ def features(
     Raises:
         errors.UnsupportedModel: no linear head, or one that is not run exactly once a batch on `[batch, dims]`.
     """
-    name = linear_head(model, rows, engine.task) if head is None else head
-    given = embedded(model, rows, engine, head=name, batch_size=batch_size)
+    shadow = params.shadow_of(model)
+    name = linear_head(shadow, rows, engine.task) if head is None else head
+    given = embedded(shadow, rows, engine, head=name, batch_size=batch_size)
     return torch.cat([batch.features.cpu().double() for batch in given]).numpy()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from excise import errors, params
+from excise import errors
 from excise.data.batches import batches
 from excise.data.rows import Rows
 from excise.train.engine import Engine
@@ -54,13 +54,11 @@ def before_head(network: nn.Module, head: str) -> Iterator[Callable[[int], Tenso
         handle.remove()
 
 
-def embedded(model: nn.Module, rows: Rows, engine: Engine, *, head: str, batch_size: int) -> Iterator[Embedded]:
-    """Give what a network makes of rows, batch by batch in order of id, in eval mode and without gradient.
-
-    The network is left as it was: a copy that shares its weights is run. Cost: one forward pass over the rows.
+def embedded(shadow: nn.Module, rows: Rows, engine: Engine, *, head: str, batch_size: int) -> Iterator[Embedded]:
+    """Give what a network makes of rows, batch by batch in order of id, without gradient. Cost: one forward pass over them.
 
     Args:
-        model: may be wrapped.
+        shadow: of the network, see `params.shadow_of`: it is run, in the mode that it is in.
         rows: what to run.
         engine: task; counts the cost.
         head: name of the module whose input is wanted.
@@ -69,7 +67,6 @@ def embedded(model: nn.Module, rows: Rows, engine: Engine, *, head: str, batch_s
     Raises:
         errors.UnsupportedModel: as `before_head`.
     """
-    shadow = params.shadow_of(model)
     with before_head(shadow, head) as given:
         for batch in batches(rows, batch_size, device_of(shadow)):
             with torch.no_grad():
