@@ -32,12 +32,14 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "moments": "moments.safetensors",
         "criterion": "published",
         "stop": "samples",
+        "scenario": "class",
     }
     Moments({"w": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading").save("moments.safetensors")
     np.save("m.npy", np.arange(3.0))
     for name, make in RECIPES.items():
         keys = make.__kwdefaults__ or {}
-        wanted = {**{key: given.get(key, "1") for key in keys}, **({"plan": "plan.toml"} if name == "Retrain" else {})}
+        own = {**given, "mode": "train"} if name == "JiT" else given
+        wanted = {**{key: own.get(key, "1") for key in keys}, **({"plan": "plan.toml"} if name == "Retrain" else {})}
         recipe = choices.read_recipe(name, [f"{key}={value}" for key, value in wanted.items()])
         assert recipe.name == name
         choices.recipe_values(recipe)
