@@ -399,8 +399,11 @@ def engine_for(model, processes):
 
 def everything_sharded(processes, names):
     """Do all that is checked of sharded networks in one start of processes."""
+    model, split = problem()
+    project = partial(excise.unlearn, model, split, recipes.PGU(epochs=1), processes=processes)
     return {
         "unlearned": all_of_them(processes, names),
+        "refused": refused(processes, errors.BadRequest, project),
         "grouped": grouped(processes),
         "of nothing": of_nothing(processes),
         "held": held(processes),

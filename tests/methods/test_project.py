@@ -197,6 +197,90 @@ def test_a_request_whose_retained_rows_are_deleted(tmp_path, listed):
     assert not found.recomputed
 
 
+def test_a_request_of_somebody_who_holds_the_forget_rows_alone():
+    """The same weights to the bit as of the split of all rows; without moments the retained rows are asked for."""
+    model, (inputs, labels) = CASES["mlp"].make(), CASES["mlp"].data(24)
+    full = second_moments(model, (inputs, labels))
+    alone = excise.Split.of_forget((inputs[FORGET], labels[FORGET]))
+    for method in (Project(plan=PLAN, moments=full), excise.recipes.PGU(moments=full, epochs=2, batch_size=3, lr=0.02)):
+        one = excise.unlearn(model, alone, method)
+        other = excise.unlearn(model, excise.Split((inputs, labels), forget=FORGET), method)
+        assert same_bytes(snapshot(one.model), snapshot(other.model)) and one.patch.num_changed
+    with pytest.raises(errors.BadSplit, match="retain"):
+        excise.unlearn(model, alone, Project(plan=PLAN))
+    with pytest.raises(errors.BadSplit, match="retain"):
+        excise.unlearn(model, alone, excise.recipes.PGU(moments=full, epochs=2, stop="class"))
+
+
+def test_the_page_of_published_systems_does_what_it_says(tmp_path, monkeypatch):
+    """Its lines run as they stand, and the sums that they carry forward are of the network that they end with."""
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
+    (block,) = [part.split("```")[0] for part in page.split("## PGU")[1].split("\n## ")[0].split("```python\n")[1:]]
+    monkeypatch.chdir(tmp_path)
+    inputs, labels = CASES["mlp"].data(30)
+    model = CASES["mlp"].make()
+    with torch.no_grad():
+        labels[20:] = (model(inputs[20:]).argmax(1) + 1) % 4  # unseen rows, all of them wrong
+    names = {
+        "excise": excise,
+        "model": model,
+        "train_set": (inputs[:20], labels[:20]),
+        "rows_to_forget": (inputs[3:6], labels[3:6]),
+        "holdout_set": (inputs[20:], labels[20:]),
+    }
+    exec(compile(block, "docs/published.md", "exec"), names)
+    back = Moments.load("moments-after.safetensors")
+    back.require_fit(names["done"].model)
+    assert (names["moments"].num_rows, back.num_rows) == (20, 17)
+
+
+def test_rules_stop_a_projected_run_and_leave_what_it_left():
+    """A crossing is found by Until, and the epoch that is given is that of the method alone."""
+    model, (inputs, labels) = CASES["mlp"].make(), CASES["mlp"].data(40)
+    opt = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(25):  # nearly by heart
+        opt.zero_grad()
+        nn.functional.cross_entropy(model(inputs[:24]), labels[:24]).backward()
+        opt.step()
+    opt.zero_grad()
+    held = (inputs[24:], labels[24:].roll(1))  # labels of other rows: the network is wrong on most of them
+    split = excise.Split((inputs[:24], labels[:24]), forget=FORGET, holdout=held)
+    recipe = excise.recipes.PGU(epochs=30, lr=1.0, gamma=0.2, stop="samples", batch_size=4)
+    found, notes = notes_of(model, split, recipe)
+    assert notes[-1].startswith("CrossesHoldout: ") and len(found.trace) < 30
+    epoch = int(notes[-1].split("epoch ")[1].split(" ")[0])
+    plan = recipe.method.method.plan
+
+    class Stops(methods.StopRule):
+        needs = frozenset()
+
+        def require(self, *_):
+            return None
+
+        def watch(self, *_):
+            return _Ends(epoch)
+
+    short = excise.unlearn(model, split, methods.Until(Project(plan=plan, gamma=0.2), Stops()))
+    assert same_bytes(snapshot(found.model), snapshot(short.model))
+
+
+class _Ends(methods.Watch):
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def __call__(self, epoch):
+        return epoch + 1 == self.epochs
+
+    def remembered(self):
+        return {}
+
+    def recall_(self, tensors):
+        return None
+
+    def end_(self):
+        return None
+
+
 def test_two_requests_one_after_the_other_carry_the_sums_forward():
     model, data = CASES["mlp"].make(), CASES["mlp"].data(24)
     first, second = excise.Split(data, forget=[1, 4]), excise.Split(data, forget=[6, 11])

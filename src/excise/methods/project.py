@@ -21,7 +21,7 @@ from excise.train.masked import Statistics, effective
 from excise.train.plan import TrainPlan
 from excise.train.projection import Directions, Projection
 from excise.train.step import Step
-from excise.train.task import require_class_targets
+from excise.train.task import device_of, require_class_targets
 
 Criterion = Literal["energy", "published", "published-plus-one", "published-below"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
@@ -200,7 +200,7 @@ class Project(Iterative):
             "machines must compute alike; use one process",
             errors.BadRequest,
         )
-        engine.processes.copy_from_first_([one.basis for one in moving.values()])
+        moving = {name: _of_first(one, model, engine) for name, one in moving.items()}
         _tell(projection, engine, still=not moving)
         return allowed & Mask.where(model, lambda name: name in moving), moving
 
@@ -220,6 +220,15 @@ class Project(Iterative):
         logits, targets = step.outputs("forget")
         each = self.w1 * low_confidence(logits, targets, self.offset) + self.w2 * negative_entropy(logits)
         return step.mean(each, "forget")
+
+
+def _of_first(directions: Directions, model: nn.Module, engine: Engine) -> Directions:
+    """Give the first process's directions, which in others may differ in the last bits."""
+    if not engine.processes.several:
+        return directions
+    basis = directions.basis.to(device_of(model), copy=True)
+    engine.processes.copy_from_first_([basis])
+    return replace(directions, basis=basis)
 
 
 def _tell(projection: Projection, engine: Engine, *, still: bool) -> None:
