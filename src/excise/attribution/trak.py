@@ -241,7 +241,7 @@ class _Features:
         return torch.stack(each).mean(0)
 
     def of_train(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Give (G' G)^-1 g(i) of the training rows, `[train, networks * features]`; and the same times 1 - p_i over networks."""
+        """Give (G' G)^-1 g(i) of the training rows, `[train, networks * features]`; and that times 1 - p_i over networks."""
         attributor = self._dattri.trak.TRAKAttributor(
             task=self._task(self._margin),
             correct_probability_func=self._confidence,
