@@ -1,5 +1,7 @@
 """The score beside a loop over rows with scipy's correlations; its interval beside repetition."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from excise import errors, seeds
-from excise.attribution import Observed, datamodeling_score, estimate, from_observed, observe_halves, score
+from excise.attribution import Observed, Shrink, datamodeling_score, estimate, from_observed, observe_halves, score
 from excise.data import Rows
 from excise.masks import Mask
 from excise.train import Engine, Task, TrainPlan
@@ -89,7 +91,13 @@ def test_other_rows_and_too_few_networks_are_refused():
     with pytest.raises(errors.BadRequest, match="output: the rows of 'train' have no class labels"):
         datamodeling_score(model, linear(6, beta, 1.0, labels=False), part="train")
     with pytest.raises(errors.BadRequest, match="held: outputs on 'train' are the same for all networks"):
-        datamodeling_score(from_observed(linear(16, 0 * beta, 0.0)), held, part="train")
+        datamodeling_score(model, linear(6, 0 * beta, 0.0), part="train")
+
+
+def test_predictions_that_are_all_alike_score_nothing():
+    model = replace(from_observed(linear(16, random_beta(), 1.0)), shrink=Shrink(own=0.0, other=0.0))
+    found = datamodeling_score(model, linear(6, random_beta(), 1.0, seed=1), part="train")
+    assert (found.spearman, found.pearson, found.num_rows) == (0.0, 0.0, 10)
 
 
 def test_networks_of_the_score_are_others_than_the_datamodels():

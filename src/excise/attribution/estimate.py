@@ -81,16 +81,29 @@ def estimate(
         errors.BadRequest: rows, plan and numbers that do not go together; before any training.
         errors.Diverged: a training did.
     """
-    if by not in get_args(By):
-        raise errors.BadRequest(f"by: expected one of {', '.join(get_args(By))}, found {by!r}")
+    require_by(by)
     engine = engine_for(fresh, Task(forward, loss), seed, hooks, machine)
     observed = observe_halves(fresh, rows, plan, num_models, engine, bank=bank, together=together, fleet=fleet)
     engine.hooks.on_note(
         f"datamodel: {observed.num_models} networks on halves, {observed.trained_rows:,} rows forward and backward in "
         f"{observed.seconds:.0f} s, of which {engine.cost.trained_rows:,} now"
     )
-    told = msgspec.to_builtins(plan) if isinstance(plan, TrainPlan) else {}
-    return from_observed(observed, by=by, shrink=shrink, seed=seed, network=network_digest(_built(fresh)), plan=told)
+    return from_observed(
+        observed, by=by, shrink=shrink, seed=seed, network=network_digest(_built(fresh)), plan=plain(plan)
+    )
+
+
+def plain(plan: TrainPlan | TrainFunction) -> dict[str, Any]:
+    """Give a plan as a file has it; nothing of a user's own code."""
+    return dict(msgspec.json.decode(msgspec.json.encode(plan))) if isinstance(plan, TrainPlan) else {}
+
+
+def require_by(by: str) -> By:
+    """Give the name of a way to estimate, or refuse what is none."""
+    for known in get_args(By):
+        if by == known:
+            return known  # type: ignore[no-any-return]
+    raise errors.BadRequest(f"by: expected one of {', '.join(get_args(By))}, found {by!r}")
 
 
 def observe_halves(
@@ -110,9 +123,10 @@ def observe_halves(
     """
     parts = parts_of(rows)
     place = bank.place if isinstance(bank, Bank) else bank
-    held = None if place is None else Bank(place, data=content_commitment(parts[TRAIN]))
+    data = None if place is None else content_commitment(parts[TRAIN])
+    held = None if place is None else Bank(place, data=data)
     halves = train_halves(fresh, parts[TRAIN], plan, num_models, engine, bank=held, together=together, fleet=fleet)
-    return observe(fresh, halves, parts, engine)
+    return replace(observe(fresh, halves, parts, engine), data=data or "")
 
 
 def from_observed(
@@ -138,6 +152,7 @@ def from_observed(
         by=by,
         num_models=observed.num_models,
         seed=seed,
+        data=observed.data,
         network=network,
         plan=dict(plan or {}),
         seconds=observed.seconds,

@@ -46,6 +46,7 @@ class Observed:
         seconds: what the trainings took.
         trained_rows: examples passed forward and backward in them.
         forward_rows: examples passed forward to observe.
+        data: keyed digest of the training rows (`data.content`), where a bank keeps networks of them; else empty.
     """
 
     keep: Tensor
@@ -53,6 +54,7 @@ class Observed:
     seconds: float = 0.0
     trained_rows: int = 0
     forward_rows: int = 0
+    data: str = ""
 
     @property
     def num_models(self) -> int:
@@ -81,6 +83,7 @@ class Observed:
             self.seconds * share,
             round(self.trained_rows * share),
             round(self.forward_rows * share),
+            self.data,
         )
 
 

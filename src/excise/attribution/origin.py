@@ -21,6 +21,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
         by: `means`, `sparse`, or the name of a way of one's own.
         num_models: networks observed, each trained on a random half of the rows.
         seed: from which halves and networks follow.
+        data: keyed digest of the training rows (`data.content`), by which `excise copies` knows them; empty where it was not
+            recorded.
         network: `network_digest` of the architecture; empty for any.
         plan: the training plan as plain values; empty where it is not known.
         seconds: what the trainings took, also of networks that were found in a bank.
@@ -32,6 +34,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     by: str
     num_models: int = 0
     seed: int = 0
+    data: str = ""
     network: str = ""
     plan: dict[str, Any] = {}
     seconds: float = 0.0

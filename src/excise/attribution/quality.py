@@ -110,6 +110,8 @@ def datamodeling_score(
 ) -> Score:
     """Give the linear datamodeling score on networks that the datamodel was not made from; see `score`.
 
+    A row of which all networks are predicted to say the same (effects shrunk to nothing) counts as 0.
+
     References:
         Park et al., "TRAK: Attributing Model Behavior at Scale", ICML 2023, definition 2.3, https://arxiv.org/abs/2303.14186.
 
@@ -136,11 +138,9 @@ def datamodeling_score(
     else:
         true, factors = theirs.logits.double().transpose(1, 2).flatten(0, 1), known.factors
     predicted = predictions(datamodel, held.keep, factors, part)
-    varied = (true.amax(1) > true.amin(1)) & (predicted.amax(1) > predicted.amin(1))
+    varied = true.amax(1) > true.amin(1)
     if not bool(varied.any()):
-        raise errors.BadRequest(
-            f"held: outputs on {part!r} are the same for all networks, or predicted to be; nothing to rank"
-        )
+        raise errors.BadRequest(f"held: outputs on {part!r} are the same for all networks; there is nothing to rank")
     own, found = predicted[varied].numpy(), true[varied].numpy()
     spearman = _with_interval(stats.rankdata(own, axis=1), stats.rankdata(found, axis=1))
     pearson = _with_interval(own, found)

@@ -13,6 +13,7 @@ import torch
 from excise import errors, store
 from excise.custody.claims import claimed, is_paper
 from excise.custody.contents import OPAQUE, contents, holds_bytes, readable
+from excise.custody.datamodels import datamodel_reason
 from excise.custody.finding import ORDER, Finding, Reason, weightiest
 from excise.custody.network import patch_reason
 from excise.custody.places import MOST_FILES, files_in, lies_in
@@ -186,7 +187,10 @@ def _finding(path: Path, traced: Traced) -> Finding | None:
 
 
 def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
-    network = traced.network
+    network, told = traced.network, datamodel_reason(path, traced.data)
+    if told is not None:
+        yield told
+        return
     size = sum(value.numel() * value.element_size() for value in network.after.values())
     held = contents(path, max(_LEAST_READ_BYTES, 8 * size))
     kind = held.metadata.get("kind", "")
