@@ -96,6 +96,8 @@ QUICK = {
     "relabel_epochs": 1,
     "batch_size": 12,
     "plan": PLAN,
+    "retain_multiplier": 1.0,
+    "forget_multiplier": 1.5,
 }
 QUICK = {"epochs": 1, "max_epochs": 1, "finetune_epochs": 1, "relabel_epochs": 1, "batch_size": 12, "plan": PLAN}
 QUICK |= {"retain_multiplier": 1.0, "forget_multiplier": 1.5}

@@ -241,7 +241,7 @@ class _Features:
         return torch.stack(each).mean(0)
 
     def of_train(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Give (G' G)^-1 g(i) of the training rows, `[train, networks * features]`; and the same times 1 - p_i over networks."""
+        """Give (G' G)^-1 g(i) of the training rows, `[train, networks * features]`; and that times 1 - p_i over networks."""
         attributor = self._dattri.trak.TRAKAttributor(
             task=self._task(self._margin),
             correct_probability_func=self._confidence,
@@ -282,10 +282,11 @@ class _Features:
         found = []
         for place in range(len(self._networks)):
             values, _ = task.get_param(ckpt_idx=place)
-            own = []
+            own, project = [], None
             for content in _Loader(rows, self._size, self._device, self._engine):
                 each = torch.nan_to_num(gradient(values, content)) / self._scale
-                project = self._dattri.projection.random_project(each, len(each), **self._projector)
+                if project is None:  # drawn from its seed, the same for every batch
+                    project = self._dattri.projection.random_project(each, len(each), **self._projector)
                 own.append(project(each, ensemble_id=place).detach().cpu())
             found.append(torch.cat(own))
         return torch.cat(found, dim=1)
