@@ -32,6 +32,7 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "datamodel": "d.safetensors",
         "models": "w.safetensors,w.safetensors",
         "loss": "ce",
+        "scenario": "class",
         "max_epochs": "0",
     }
     np.save("m.npy", np.arange(3.0))

@@ -14,7 +14,7 @@ from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
 from excise.localize import Gradient, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Finetune, Match, OracleMean, Relabel
+from excise.methods import Attract, Finetune, Match, OracleMean, Relabel
 from excise.methods.base import Iterative
 from excise.train import Checkpoints, Engine, Hooks, Task, TrainPlan, chosen_rows
 from excise.train.augment import Augment
@@ -26,6 +26,7 @@ CASES = {**CASES, "dropout": DROPOUT}
 FORGET = [0, 3, 8, 11, 14, 15, 18]
 PLAN = TrainPlan(epochs=2, lr=0.05, batch_size=5, weight_decay=0.1, clip_norm=0.5)
 AUGMENTED = TrainPlan(epochs=1, lr=0.05, batch_size=3, augment=Augment(flip=True, pad=1))
+SMALL = TrainPlan(epochs=1, lr=0.05, batch_size=3)
 ODD = TrainPlan(epochs=2, lr=0.05, batch_size=3, optimizer="adamw")
 
 
@@ -71,6 +72,7 @@ def asked():
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
         "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
+        "Attract": Attract(plan=SMALL, repeats=2),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
         "Match": Match(plan=ODD, targets=OracleMean([oracle]), retain_multiplier=1, forget_multiplier=1.6, anchor=0.1),

@@ -1,9 +1,16 @@
 """Recipes after published systems, against the constants of their papers and what they are told."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import pytest
 
+import excise
 from excise import errors, methods, recipes
-from excise.attribution.targets import DatamodelTargets
+from excise.attribution import DatamodelTargets
+from excise.methods import Attract, BelowAccuracy, Sequence, Until
+from excise.pipeline.tuning_space import Choices, default_space
 from excise.train import TrainPlan
 from tests.cases import CASES
 from tests.recipes.prepared import datamodel
@@ -68,3 +75,97 @@ def test_JiT_passes_on_what_it_is_told(accumulate, momentum):
     plan = TrainPlan(epochs=2, lr=1.5, momentum=momentum, schedule="constant", batch_size=16, shuffle=False)
     assert recipe.method == methods.Smooth(plan=plan, **told)
     assert (recipe.name, recipe.year) == ("JiT", 2024)
+
+
+README = TrainPlan(epochs=10, lr=1e-3, optimizer="adam", schedule="constant", batch_size=1024, milestone_factor=0.5)
+
+
+def test_DUCK_has_the_constants_of_its_README_for_random_rows():
+    expected = Attract(plan=README, lambda1=1.0, lambda2=1.4, temperature=2.0, repeats=6)
+    recipe = recipes.DUCK()
+    assert recipe.method == Until(expected, BelowAccuracy())
+    assert (recipe.name, recipe.year) == ("DUCK", 2023)
+
+
+def test_DUCK_of_a_class_stops_below_a_hundredth_unless_told_otherwise():
+    assert recipes.DUCK(scenario="class").method == replace(recipes.DUCK().method, rule=BelowAccuracy(0.01))
+    for scenario in ("class", "random"):
+        assert recipes.DUCK(scenario=scenario, target=0.3).method.rule == BelowAccuracy(0.3)
+
+
+@pytest.mark.parametrize(("epochs", "falls"), [(25, ()), (26, (25,)), (40, (25,)), (41, (25, 40))])
+def test_DUCK_passes_on_what_it_is_told_and_halves_the_rate_at_the_milestones(epochs, falls):
+    told = {"lambda1": 1.5, "lambda2": 0.5, "temperature": 3.0, "label_smoothing": 0.2, "head": "4"}
+    recipe = recipes.DUCK(epochs=epochs, lr=2e-4, ratio=90, batch_size=256, weight_decay=5e-5, **told)
+    plan = msgspec.structs.replace(
+        README,
+        epochs=epochs,
+        lr=2e-4,
+        batch_size=256,
+        weight_decay=5e-5,
+        milestones=falls,
+        schedule="milestones" if falls else "constant",
+    )
+    assert recipe.method.method == Attract(plan=plan, repeats=91, **told)
+    assert plan.lr_at(epochs - 1) == 2e-4 * 0.5 ** len(falls)
+
+
+@pytest.mark.parametrize(("scenario", "pace"), [("class", "retain"), ("random", "forget")])
+def test_the_second_stage_of_DUCK_is_that_of_the_later_code(scenario, pace):
+    first = recipes.DUCK(scenario=scenario, lambda1=1.5, label_smoothing=0.1, head="4")
+    whole = recipes.DUCK(scenario=scenario, lambda1=1.5, label_smoothing=0.1, head="4", second_stage=True)
+    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512, drop_last=True)
+    more = {"lambda1": 0.15, "lambda2": 1.0, "temperature": 2.0, "label_smoothing": 0.1, "head": "4"}
+    second = Attract(plan=plan, repeats=20, pace=pace, forget_batch_size=1024, **more)
+    assert whole.method == Sequence((first.method, replace(second, lambda1=1.5 / 10)))
+
+
+@pytest.mark.parametrize("weights", [{"lambda1": 0.0}, {"lambda2": 0.0}])
+def test_a_second_stage_without_one_of_the_terms_is_refused(weights):
+    recipes.DUCK(**weights)
+    with pytest.raises(errors.BadRequest, match=r"^second_stage: expected lambda1 and lambda2 above 0, found "):
+        recipes.DUCK(**weights, second_stage=True)
+
+
+def test_another_scenario_is_refused():
+    with pytest.raises(errors.BadRequest, match=r"^scenario: expected random or class, found 'CR'$"):
+        recipes.DUCK(scenario="CR")
+
+
+def test_DUCK_forgets_a_class_and_stops():
+    """Rows of one class end below a hundredth, the others stay."""
+    case = CASES["mlp"]
+    (inputs, labels), model = case.data(80), case.make()
+    everything = excise.Split((inputs, labels), forget=[0])
+    known = methods.Finetune(plan=TrainPlan(epochs=30, lr=0.02, optimizer="adam", batch_size=20))
+    trained = excise.unlearn(model, everything, known).model
+    split = excise.Split((inputs, labels), forget=excise.data.of_class(2))
+    found = excise.unlearn(
+        trained, split, recipes.DUCK(scenario="class", epochs=40, lr=3e-3, batch_size=20, second_stage=True)
+    )
+    right = found.model.eval()(inputs).argmax(1) == labels
+    assert float(right[labels == 2].double().mean()) < 0.01
+    assert float(right[labels != 2].double().mean()) > 0.9
+    assert 1 <= len(found.trace) - 2 < 40
+
+
+def test_DUCK_of_random_rows_asks_for_a_holdout():
+    split = excise.Split(CASES["mlp"].data(40), forget=[1, 5, 8], test=[30, 31])
+    with pytest.raises(
+        errors.BadRequest, match=r"DUCK needs rows that were never trained on.*Split\(..., holdout=...\)"
+    ):
+        excise.unlearn(CASES["mlp"].make(), split, recipes.DUCK(epochs=1))
+
+
+def test_the_default_space_of_DUCK_is_its_rate_and_its_epochs():
+    space = default_space(recipes.DUCK)
+    assert set(space) == {"lr", "epochs"} and space["epochs"] == Choices((5, 10, 20))
+
+
+def test_the_lines_on_the_page_of_published_systems_run(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
+    block = page.partition("\n## DUCK\n")[2].partition("\n## ")[0].partition("```python\n")[2].partition("```")[0]
+    case = CASES["mlp"]
+    split = excise.Split(case.data(40), forget=[1, 5, 8], holdout=range(30, 40))
+    exec(block, {"excise": excise, "model": case.make(), "split": split})  # the project's own page
+    assert " epochs; [" in capsys.readouterr().out

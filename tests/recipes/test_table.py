@@ -59,6 +59,7 @@ def test_the_table_in_words():
             "everywhere",
             "Nothing for part 1, Finetune for part 2, Relabel in Gradient by weight, 50% for part 3",
         ),
+        "DUCK": (2023, "everywhere", "Attract, until the forget accuracy is below that of unseen rows"),
         "NegGrad": (2021, "everywhere", "Ascend"),
         "DMM": (2024, "everywhere", "Match"),
         "OracleMatching": (2024, "everywhere", "Match"),
@@ -80,7 +81,7 @@ def test_what_a_recipe_needs_and_cannot_have_a_default_for_has_a_stand_in():
 
 def test_the_table_has_every_recipe_that_the_issue_names():
     named = "DEL SalUn SSD SCRUB SCRUBPlusR NegGrad NegGradPlus RandomLabel BadTeacher L1Sparse IU Finetune CFk EUk MSG CT RUM"
-    published = "DMM OracleMatching JiT"
+    published = "DMM OracleMatching DUCK JiT"
     assert list(RECIPES) == [*named.split(), *published.split(), "Retrain", "Nothing"]
 
 

@@ -33,6 +33,7 @@ def shift(net, retain, forget, validation):
 
 # A new method has its line here: the class, and what it is made with.
 BUILT_IN = {
+    methods.Attract: {"plan": PLAN, "repeats": 1},
     methods.ClosestEpoch: {"method": Finetune(plan=PLAN)},
     methods.FromFunction: {"function": shift, "batch_size": 8},
     methods.Noise: {"sigma": 0.1},
@@ -45,6 +46,7 @@ BUILT_IN = {
     methods.Soften: {"method": Finetune(plan=PLAN)},
     methods.SwitchOff: {},
     methods.Transpose: {},
+    methods.Until: {"method": Finetune(plan=PLAN), "rule": methods.BelowAccuracy(0.5)},
     methods.Widened: {"method": Finetune(plan=PLAN)},
     methods.Within: {"method": Finetune(plan=PLAN), "where": Head()},
 }
@@ -85,8 +87,17 @@ def test_it_passes_every_check(kind):
     assert sum(check.outcome == "passed" for check in report) > 70
 
 
-QUICK = {"epochs": 1, "max_epochs": 1, "finetune_epochs": 1, "relabel_epochs": 1, "batch_size": 12, "plan": PLAN}
-QUICK |= {"retain_multiplier": 1.0, "forget_multiplier": 1.5}
+QUICK = {
+    "epochs": 1,
+    "ratio": 0,
+    "max_epochs": 1,
+    "finetune_epochs": 1,
+    "relabel_epochs": 1,
+    "batch_size": 12,
+    "plan": PLAN,
+    "retain_multiplier": 1.0,
+    "forget_multiplier": 1.5,
+}
 FEW_ROWS = {"SSD": {"selection": 1.0}}  # few rows: no weight is ten times as important to them as to all
 # One row cannot be parted in three: the check is content with a refusal before any work, and skipped with what that says.
 REFUSED = {"RUM": {"one_forget_row_will_do": "it refuses a single row: Partition: part 1 of 3 would hold none of 1"}}

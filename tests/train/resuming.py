@@ -134,6 +134,8 @@ def some_methods(name, *, epochs=2, batch_size=7):
         ),
         "noise for each row": methods.Smooth(plan=plan, sigma=0.5, num_draws=2, mode="train", buffers="adapt"),
         "a look after each epoch": methods.ClosestEpoch(finetune),
+        "batches that are repeated": methods.Attract(plan=plan, repeats=3, forget_batch_size=3, buffers="adapt"),
+        "a rule that ends it": methods.Until(finetune, methods.BelowAccuracy(0.9)),
     }
 
 

@@ -9,7 +9,9 @@ from excise.attribution.origin import Made, Shrink
 from excise.attribution.parts import Part
 from excise.attribution.principal import component_scores, principal_rows
 from excise.attribution.quality import Score, datamodeling_score, score
+from excise.attribution.scale import Scale, fit_scale
 from excise.attribution.targets import DatamodelTargets
+from excise.attribution.trak import trak
 
 __all__ = [
     "Answers",
@@ -19,15 +21,18 @@ __all__ = [
     "Made",
     "Observed",
     "Part",
+    "Scale",
     "Score",
     "Shrink",
     "component_scores",
     "datamodeling_score",
     "estimate",
+    "fit_scale",
     "from_observed",
     "observe",
     "observe_halves",
     "principal_rows",
     "score",
     "shrinkage",
+    "trak",
 ]

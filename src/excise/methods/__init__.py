@@ -1,6 +1,7 @@
 """How to change a network: few mechanisms, each restricted by any mask."""
 
 from excise.methods.ascend import Ascend
+from excise.methods.attract import Attract
 from excise.methods.base import Iterative, Method, OneShot, Phased
 from excise.methods.closest_epoch import ClosestEpoch
 from excise.methods.contrast import Contrast
@@ -23,14 +24,18 @@ from excise.methods.sequence import Sequence, Widened
 from excise.methods.smooth import Smooth
 from excise.methods.soften import Soften
 from excise.methods.sparsify import Sparsify
+from excise.methods.stopping import BelowAccuracy, StopRule, Watch
 from excise.methods.switch_off import SwitchOff
 from excise.methods.targets import OracleMean, TargetProvider
 from excise.methods.transpose import Transpose
 from excise.methods.two_teachers import TwoTeachers
+from excise.methods.until import Until
 from excise.methods.within import Within
 
 __all__ = [
     "Ascend",
+    "Attract",
+    "BelowAccuracy",
     "ClosestEpoch",
     "Contrast",
     "Dampen",
@@ -57,10 +62,13 @@ __all__ = [
     "Smooth",
     "Soften",
     "Sparsify",
+    "StopRule",
     "SwitchOff",
     "TargetProvider",
     "Transpose",
     "TwoTeachers",
+    "Until",
+    "Watch",
     "Widened",
     "Within",
 ]

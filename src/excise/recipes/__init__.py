@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
-from excise.recipes.published import DMM, JiT, OracleMatching
+from excise.recipes.published import DMM, DUCK, JiT, OracleMatching
 from excise.recipes.recipe import Recipe
 from excise.recipes.table import RECIPES, table
 from excise.recipes.whole import (
@@ -28,6 +28,7 @@ __all__ = [
     "CT",
     "DEL",
     "DMM",
+    "DUCK",
     "IU",
     "MSG",
     "RECIPES",

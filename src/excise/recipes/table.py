@@ -11,7 +11,7 @@ from torch import nn
 
 from excise.attribution import Datamodel, Made, Part
 from excise.localize import Region
-from excise.methods import ClosestEpoch, Method, Partition, Sequence, Soften, Widened, Within
+from excise.methods import ClosestEpoch, Method, Partition, Sequence, Soften, Until, Widened, Within
 from excise.recipes import controls, localized, published, whole
 from excise.recipes.recipe import Recipe
 from excise.train.plan import TrainPlan
@@ -38,6 +38,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         localized.RUM,
         published.DMM,
         published.OracleMatching,
+        published.DUCK,
         published.JiT,
         controls.Retrain,
         controls.Nothing,
@@ -106,4 +107,6 @@ def _how(method: Method, besides: Region | None) -> str:
         return f"{of(method.method)} in {method.where}"
     if isinstance(method, ClosestEpoch):
         return f"{of(method.method)}, back to the closest epoch"
+    if isinstance(method, Until):
+        return f"{of(method.method)}, until {method.rule}"
     return type(method).__name__

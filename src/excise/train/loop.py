@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from excise import errors, params, seeds
-from excise.data.batches import num_batches
 from excise.data.rows import Rows
 from excise.distributed import normalised_together, reshard_, sharded
 from excise.masks import Mask
@@ -75,12 +74,10 @@ def fit_(
     """
     single = next(model.buffers(), None) is None  # batch statistics need two rows
     sizes = {name: (batch_sizes or {}).get(name, plan.batch_size) for name in rows}
-    steps = {
-        name: num_batches(len(some), sizes[name], drop_last=plan.drop_last, keep_single=single)
-        for name, some in rows.items()
-    }
-    streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
-    every = [sum(steps[pace] for pace, *_ in some) for some in streams]
+    schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
+    steps = schedule.num_batches
+    parts = [passes(epoch) for epoch in range(plan.epochs)]
+    every = [sum(part.num_steps(steps) for part in some) for some in parts]
     way = engine.machine.way(model, sum(every))
     engine.hooks.on_stage(stage, sum(every))
     together, own = engine.processes, () if engine.processes.is_first else (engine.processes.rank,)
@@ -101,14 +98,13 @@ def fit_(
             optimizer=OptimizerState(optimizer),
             watch=after_epoch if isinstance(after_epoch, Remembers) else None,
         )
-        schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
         made = None if together.several else compiled(model, way, sizes.values(), engine.hooks, stage)
         run = Running(model, engine.task, way, made)
         facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts(), **_read(rows)}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
             feed = ending.enter_context(closing(Feed(schedule, (at.epoch, at.step), device_of(model), together)))
-            readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
+            readings = readings_of(rows, sizes, plan, parts[at.epoch :], keep_single=single)
             alone = not (plan.augment or together.several)
             kept = keep_activations(model, readings, engine, stage, way) if alone else {}
             if at == Position():  # a run that goes on was charged for it when it began

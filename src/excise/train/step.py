@@ -13,6 +13,7 @@ from excise import params, seeds
 from excise.data.batches import Batch
 from excise.distributed import JointStatistics, Processes, Shard
 from excise.train.activations import Activations
+from excise.train.before_head import Embedded, before_head
 from excise.train.engine import Engine
 from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
@@ -53,8 +54,11 @@ class Step:
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
     shards: Sequence[Shard] = ()
 
-    def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
+    def _outputs(self, network: nn.Module, batch: Batch, *, whole: bool = True) -> tuple[Tensor, Tensor]:
+        """Run a network on a batch; `whole` says that nobody listens inside, so that it may be compiled."""
+        if self.run is None:
+            return self.engine.task.forward(network, batch.content)
+        return self.run(network, batch) if whole else self.run.by_modules(network, batch)
 
     def ids(self, stream: str) -> Tensor:
         """Give the ids of the step's rows of `stream`, those of all processes."""
@@ -122,6 +126,30 @@ class Step:
         self.engine.cost.count(trained=len(self.ids(stream)))
         return self._answers(self.batches[stream], stream)
 
+    def features(self, stream: str, head: str) -> Embedded:
+        """Give what a module is given, beside logits and targets, of this process's rows of `stream`; all with gradient.
+
+        One forward pass that a backward is to follow. What is made of the features `[batch, dims]` is to be averaged by
+        `mean`, over the rows of all processes. Kept activations serve where the module runs behind their cut.
+
+        Args:
+            stream: which rows.
+            head: name of the module, such as the classifier head.
+
+        Raises:
+            errors.UnsupportedModel: no such module, or one that does not run exactly once on `[batch, dims]`.
+        """
+        self.engine.cost.count(trained=len(self.ids(stream)))
+        batch, kept = self.batches[stream], self.kept.get(stream)
+        serves = kept is not None and kept.serves(len(batch)) and kept.prefix.finishes(head)
+        with before_head(params.unwrapped(self.model), head) as given:
+            if serves:
+                logits, targets = self._answers(batch, stream)
+            else:
+                with self._training(stream):
+                    logits, targets = self._outputs(self.model, batch, whole=False)
+            return Embedded(given(len(batch)).to(logits.dtype), logits, targets)
+
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
         """Give another network's logits on this process's rows of `stream`, without gradient."""
@@ -162,7 +190,7 @@ class Step:
             module.training = False
 
     def row_generators(self, stream: str, *purpose: str | int) -> list[torch.Generator]:
-        """Give a generator for each of this process's rows of `stream`: a function of the run's seed, the epoch and the row's id.
+        """Give a generator for each of this process's rows of `stream`: a function of the run's seed, epoch and the row's id.
 
         Whoever has the row, in whatever batch, draws the same from it.
         """
@@ -193,10 +221,21 @@ class Pass:
     Attributes:
         objective: `(Step) -> scalar`.
         streams: rows by name. The first paces the pass; the others are cycled through.
+        repeats: steps that each batch of the first takes part in, one after another, each beside new batches of the others;
+            no more than the shortest of these has batches.
     """
 
     objective: Objective
     streams: tuple[str, ...]
+    repeats: int = 1
+
+    def times(self, num_batches: Mapping[str, int]) -> int:
+        """Give the steps that each batch of the first stream takes part in, from the batches of a round of each stream."""
+        return min([self.repeats, *(num_batches[name] for name in self.streams[1:])]) if self.repeats > 1 else 1
+
+    def num_steps(self, num_batches: Mapping[str, int]) -> int:
+        """Give the steps of the pass, likewise."""
+        return num_batches[self.streams[0]] * self.times(num_batches)
 
 
 Passes = Callable[[int], Sequence[Pass]]
