@@ -290,6 +290,17 @@ def render(found):
 
 def sentences(several, part):
     """Say, set by set, where predictions help and where they do not."""
+    yield from compared(several, part)
+    short = [one["name"] for one in several if of(one, "direct", part).mean() > 2 * of(one, "oracle", part).mean()]
+    yield f"- Still more than twice as far as another oracle, DM-Direct: {', '.join(short) or 'none'}."
+    raw = [one["name"] for one in several if of(one, "raw", part).mean() < 0.9 * of(one, "direct", part).mean()]
+    yield f"- Shrinking takes too much (not shrunk is nearer by a tenth or more): {', '.join(raw) or 'none'}."
+    few = [one["name"] for one in several if of(one, "raw", part).mean() > 1.1 * of(one, "direct", part).mean()]
+    yield f"- Not shrunk, noise takes over (farther by a tenth or more): {', '.join(few) or 'none'}."
+
+
+def compared(several, part):
+    """Say of each way for which sets it is nearer to retraining than doing nothing."""
     for way, name in WAYS.items():
         told = {word: [one["name"] for one in several if verdict(one, way, part) == word] for word in VERDICTS}
         yield f"- {name}: " + "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in told.items()) + "."
