@@ -43,6 +43,8 @@ def test_the_file_is_written_and_described_and_people_are_warned(project, datamo
     assert tree(project) == before
     other = datamodel(seed=1)
     assert other.code == 2 and "d.safetensors holds the datamodel of another request (seed)" in other.err
+    wider = datamodel(test="mine:many")
+    assert wider.code == 2 and "test: 149850 ids" not in wider.err and "none of the 150 rows" in wider.err
     found = datamodel("--as-found")
     assert found.code == 2 and "holds the datamodel of another request (--as-found)" in found.err
     assert tree(project) == before
