@@ -33,7 +33,6 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "datamodel": "d.safetensors",
         "models": "w.safetensors,w.safetensors",
         "loss": "ce",
-        "scenario": "class",
         "max_epochs": "0",
         "moments": "moments.safetensors",
         "criterion": "published",
