@@ -28,6 +28,7 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "order": "mixed",
         "memorization": "m.npy",
         "max_epochs": "0",
+        "scenario": "class",
     }
     np.save("m.npy", np.arange(3.0))
     for name, make in RECIPES.items():
