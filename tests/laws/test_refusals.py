@@ -11,6 +11,8 @@ from excise.data import Split
 from excise.localize import LastLayers, Modules
 from excise.masks import Mask
 from excise.methods import (
+    Attract,
+    BelowAccuracy,
     ClosestEpoch,
     Dampen,
     Distill,
@@ -24,6 +26,7 @@ from excise.methods import (
     Sequence,
     Soften,
     TwoTeachers,
+    Until,
     Widened,
     Within,
 )
@@ -127,6 +130,9 @@ REFUSED = {
     ),
     "project": (Project(plan=PLAN, frozen=("nope",)), errors.BadRequest, "no linear or .* layer is named 'nope'"),
     "closest epoch": (ClosestEpoch(TUNE), errors.BadRequest, "holdout rows of every class .*, found none of 3"),
+    "attract": (Attract(plan=PLAN, removed=(9,)), errors.BadRequest, "removed: expected classes .*to 3, found 9"),
+    "attract, a head": (Attract(plan=PLAN, head="nope"), errors.UnsupportedModel, "named 'nope'"),
+    "until": (Until(Attract(plan=PLAN, head="nope"), BelowAccuracy()), errors.UnsupportedModel, "named 'nope'"),
     "within modules": (Within(TUNE, Modules(("nope",))), errors.MaskMismatch, "named 'nope'"),
     "within last layers": (Within(TUNE, LastLayers(9)), errors.BadRequest, "k: expected at most 3"),
 }
@@ -171,6 +177,7 @@ def test_what_they_can_do_is_done_after_the_others(around):
             Dampen(selection=2.0),
             Distill(plan=PLAN, max_epochs=1),
             ClosestEpoch(TUNE),
+            Until(Attract(plan=PLAN), BelowAccuracy()),
             Within(TUNE, LastLayers(2)),
         )
     )

@@ -1,6 +1,7 @@
 """Recipes after published systems, against the constants of their papers and what they are told."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -99,6 +100,15 @@ def test_the_default_space_of_DUCK_is_its_rate_and_its_epochs():
     assert set(space) == {"lr", "epochs"} and space["epochs"] == Choices((5, 10, 20))
 
 
+def test_the_lines_on_the_page_of_published_systems_run(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
+    block = page.partition("\n## DUCK\n")[2].partition("\n## ")[0].partition("```python\n")[2].partition("```")[0]
+    case = CASES["mlp"]
+    split = excise.Split(case.data(40), forget=[1, 5, 8], holdout=range(30, 40))
+    exec(block, {"excise": excise, "model": case.make(), "split": split})  # the project's own page
+    assert " epochs; [" in capsys.readouterr().out
+
+
 def test_JiT_has_the_constants_of_its_runs_on_a_class():
     method = recipes.JiT().method
     plan = TrainPlan(epochs=1, lr=3e-4, momentum=0.0, schedule="constant", batch_size=128, shuffle=False)
@@ -152,3 +162,12 @@ def test_PGU_passes_on_what_it_is_told(tmp_path):
 def test_PGU_refuses_another_rule():
     with pytest.raises(errors.BadRequest, match="stop: expected none, samples or class, found 'never'"):
         recipes.PGU(stop="never")
+
+
+def test_the_lines_on_the_page_of_published_systems_about_JiT_run():
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
+    block = page.partition("\n## JiT\n")[2].partition("```python\n")[2].partition("```")[0]
+    inputs, labels = CASES["mlp"].data(5)
+    names = {"excise": excise, "model": CASES["mlp"].make(), "inputs": inputs, "labels": labels}
+    exec(block, names)  # the project's own page
+    assert names["unlearned"].recipe == "JiT" and len(names["split"].retain) == 0

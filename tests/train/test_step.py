@@ -64,52 +64,6 @@ def test_a_batch_of_one_row_is_normalised_by_the_running_statistics_and_moves_no
         torch.testing.assert_close(value, before - 0.1 * before.grad, msg=name)
 
 
-def test_on_other_inputs_each_copy_of_the_batch_is_answered_as_by_the_network_itself():
-    model, rows = CASES["mlp"].make(), Rows.all_of(CASES["mlp"].data(4))
-    seen = []
-
-    def objective(step):
-        inputs = step.inputs("retain")
-        logits = step.outputs_on(torch.cat([inputs, 2 * inputs]), "retain")
-        with torch.no_grad():
-            quiet = step.outputs_on(3 * inputs, "retain")
-        seen.append(((logits[:4], model(inputs)), (logits[4:], model(2 * inputs)), (quiet, model(3 * inputs))))
-        assert logits.requires_grad and not quiet.requires_grad
-        return step.mean(logits.sum(1)[:4], "retain")
-
-    engine = fit(model, rows, TrainPlan(epochs=1, lr=0.0), objective=objective)
-    for ours, theirs in seen[0]:
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
-    assert (engine.cost.trained_rows, engine.cost.forward_rows) == (8, 4)
-
-
-def test_eval_mode_lasts_to_the_end_of_the_training_and_no_longer():
-    model, modes = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)).double(), []
-
-    def objective(step):
-        modes.append(model[1].training)
-        step.eval_()
-        return step.mean_loss("retain")
-
-    fit(model, Rows.all_of(CASES["mlp"].data(8)), TrainPlan(epochs=1, lr=0.1, batch_size=4), objective=objective)
-    assert modes == [True, False] and all(module.training for module in model.modules())
-
-
-def test_a_row_draws_the_same_in_whatever_batch_and_other_numbers_in_another_epoch():
-    drawn = {}
-
-    def objective(step):
-        for row, generator in zip(step.batches["retain"].ids.tolist(), step.row_generators("retain", "x"), strict=True):
-            drawn.setdefault(row, []).append(float(torch.rand((), generator=generator)))
-        return step.mean_loss("retain")
-
-    rows = Rows.all_of(CASES["mlp"].data(8))
-    for size in (3, 8):
-        fit(CASES["mlp"].make(), rows, TrainPlan(epochs=2, lr=0.1, batch_size=size), objective=objective)
-    assert all(one[:2] == one[2:] and one[0] != one[1] for one in drawn.values())
-    assert len({one[0] for one in drawn.values()}) == 8
-
-
 def features_of(name, head, *, run=None, rows=7, **options):
     """Give what a step's features are, with the mean loss they are minimised for, and the network and engine after it."""
     model, seen = options.pop("model", None) or CASES[name].make(), []
@@ -186,3 +140,49 @@ def test_a_head_that_is_not_there_or_runs_otherwise_is_refused_and_no_hook_is_le
         with pytest.raises(errors.UnsupportedModel, match=message):
             features_of("transformer", head, model=model)
         assert hooks_of(model) == hooks_of(CASES["transformer"].make())
+
+
+def test_on_other_inputs_each_copy_of_the_batch_is_answered_as_by_the_network_itself():
+    model, rows = CASES["mlp"].make(), Rows.all_of(CASES["mlp"].data(4))
+    seen = []
+
+    def objective(step):
+        inputs = step.inputs("retain")
+        logits = step.outputs_on(torch.cat([inputs, 2 * inputs]), "retain")
+        with torch.no_grad():
+            quiet = step.outputs_on(3 * inputs, "retain")
+        seen.append(((logits[:4], model(inputs)), (logits[4:], model(2 * inputs)), (quiet, model(3 * inputs))))
+        assert logits.requires_grad and not quiet.requires_grad
+        return step.mean(logits.sum(1)[:4], "retain")
+
+    engine = fit(model, rows, TrainPlan(epochs=1, lr=0.0), objective=objective)
+    for ours, theirs in seen[0]:
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    assert (engine.cost.trained_rows, engine.cost.forward_rows) == (8, 4)
+
+
+def test_eval_mode_lasts_to_the_end_of_the_training_and_no_longer():
+    model, modes = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5)).double(), []
+
+    def objective(step):
+        modes.append(model[1].training)
+        step.eval_()
+        return step.mean_loss("retain")
+
+    fit(model, Rows.all_of(CASES["mlp"].data(8)), TrainPlan(epochs=1, lr=0.1, batch_size=4), objective=objective)
+    assert modes == [True, False] and all(module.training for module in model.modules())
+
+
+def test_a_row_draws_the_same_in_whatever_batch_and_other_numbers_in_another_epoch():
+    drawn = {}
+
+    def objective(step):
+        for row, generator in zip(step.batches["retain"].ids.tolist(), step.row_generators("retain", "x"), strict=True):
+            drawn.setdefault(row, []).append(float(torch.rand((), generator=generator)))
+        return step.mean_loss("retain")
+
+    rows = Rows.all_of(CASES["mlp"].data(8))
+    for size in (3, 8):
+        fit(CASES["mlp"].make(), rows, TrainPlan(epochs=2, lr=0.1, batch_size=size), objective=objective)
+    assert all(one[:2] == one[2:] and one[0] != one[1] for one in drawn.values())
+    assert len({one[0] for one in drawn.values()}) == 8

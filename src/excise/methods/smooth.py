@@ -35,8 +35,8 @@ class Smooth(Iterative):
 
     By default f(x_n) is a constant: f(x) goes to where f is around x, which is not the gradient of r. Where f is linear and
     nothing is clamped the expected step is 0; what it does it owes to bends of f and to the clamp. With
-    `detach_noisy=False` r is truly minimised. That is what the paper says, and it does not forget: a network that gives
-    the old answer all around x has the least r, too. Figures are in docs/published.md.
+    `detach_noisy=False` r is truly minimised. That is what the paper says, and it says nothing of forgetting: a network
+    that gives the old answer all around x has the least r, too. Figures are in docs/results/zero-shot.md.
 
     Departs from published code, each with its way back: dropout is off and batch normalisation uses its running
     statistics, so that f(x) and f(x_n) differ by the noise alone (`mode="train"`, and `buffers="adapt"` for statistics

@@ -44,8 +44,8 @@ def DUCK(
 
     With `scenario="random"` it stops when the forget accuracy is below that of the original network on the holdout rows, and
     needs `Split(holdout=...)`; the paper takes test rows, which here are for the audit. With `scenario="class"` it stops below
-    0.01. `target` takes the place of either. Those are stops after whole epochs: with a rate that is too large the first
-    epoch goes far beyond.
+    0.01. `target` takes the place of either. A note says in the end whether it was reached: a small network may need more
+    epochs or a larger `lr`; and since only whole epochs are looked at, a rate that is too large goes far beyond.
 
     Defaults: batch, `lr`, `epochs`, `temperature` and both weights are those of the published README for CIFAR-10 and random
     rows, which are the command line's own but for batch (256), `lr` (4e-4) and `epochs` (200); `ratio` is that of the code of
