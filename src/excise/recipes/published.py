@@ -109,7 +109,7 @@ def _second_stage(first: Attract, scenario: Literal["random", "class"]) -> Attra
         raise errors.BadRequest(
             f"second_stage: expected lambda1 and lambda2 above 0, found {first.lambda1} and {first.lambda2}"
         )
-    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512, drop_last=True)
+    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512)
     return Attract(
         plan=plan,
         lambda1=first.lambda1 / 10,
