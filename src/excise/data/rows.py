@@ -252,7 +252,8 @@ def _listed_labels(dataset: Dataset[Any], ids: Tensor) -> Tensor | None:
             continue
         if listed.shape != (len(dataset),) or listed.is_floating_point() or listed.dtype == torch.bool:  # type: ignore[arg-type]
             continue
-        if all(_agrees(dataset, index, listed) for index in ids[[0, len(ids) // 2, -1]].tolist() if len(ids)):
+        probed = {int(ids[place]) for place in (0, len(ids) // 2, -1)} if len(ids) else set()
+        if all(_agrees(dataset, index, listed) for index in sorted(probed)):
             return listed.to(torch.int64)
     return None
 
