@@ -114,7 +114,7 @@ def test_DUCK_passes_on_what_it_is_told_and_halves_the_rate_at_the_milestones(ep
 def test_the_second_stage_of_DUCK_is_that_of_the_later_code(scenario, pace):
     first = recipes.DUCK(scenario=scenario, lambda1=1.5, label_smoothing=0.1, head="4")
     whole = recipes.DUCK(scenario=scenario, lambda1=1.5, label_smoothing=0.1, head="4", second_stage=True)
-    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512, drop_last=True)
+    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512)
     more = {"lambda1": 0.15, "lambda2": 1.0, "temperature": 2.0, "label_smoothing": 0.1, "head": "4"}
     second = Attract(plan=plan, repeats=20, pace=pace, forget_batch_size=1024, **more)
     assert whole.method == Sequence((first.method, replace(second, lambda1=1.5 / 10)))

@@ -127,8 +127,8 @@ def DUCK(
 
     With `scenario="random"` it stops when the forget accuracy is below that of the original network on the holdout rows, and
     needs `Split(holdout=...)`; the paper takes test rows, which here are for the audit. With `scenario="class"` it stops below
-    0.01. `target` takes the place of either. Those are stops after whole epochs: with a rate that is too large the first
-    epoch goes far beyond.
+    0.01. `target` takes the place of either. A note says in the end whether it was reached: a small network may need more
+    epochs or a larger `lr`; and since only whole epochs are looked at, a rate that is too large goes far beyond.
 
     Defaults: batch, `lr`, `epochs`, `temperature` and both weights are those of the published README for CIFAR-10 and random
     rows, which are the command line's own but for batch (256), `lr` (4e-4) and `epochs` (200); `ratio` is that of the code of
@@ -192,7 +192,7 @@ def _second_stage(first: Attract, scenario: Literal["random", "class"]) -> Attra
         raise errors.BadRequest(
             f"second_stage: expected lambda1 and lambda2 above 0, found {first.lambda1} and {first.lambda2}"
         )
-    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512, drop_last=True)
+    plan = TrainPlan(epochs=2, lr=1e-4, optimizer="adam", final_lr_fraction=0.0, batch_size=512)
     return Attract(
         plan=plan,
         lambda1=first.lambda1 / 10,
