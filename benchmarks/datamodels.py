@@ -12,6 +12,7 @@ the rows. Intervals are over originals (Student's t), of the difference to doing
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,14 @@ from torch import nn
 import excise
 from benchmarks.environment import environment
 from excise import params, seeds
-from excise.attribution import DirectPredictor, datamodeling_score, from_observed, observe_halves, principal_rows
+from excise.attribution import (
+    DirectPredictor,
+    Shrink,
+    datamodeling_score,
+    from_observed,
+    observe_halves,
+    principal_rows,
+)
 from excise.attribution.estimate import engine_for, plain
 from excise.attribution.origin import network_digest
 from excise.data import Split
@@ -39,7 +47,7 @@ NUM_WRONG, NUM_HELD = 128, 32
 NUM_MODELS = 1024
 NUM_ORIGINALS, NUM_ORACLES = 8, 16
 MATCH = {"epochs": 10, "lr": 1e-2, "batch_size": 64, "retain_multiplier": 5.0, "forget_multiplier": 1.0}
-SHOWN = ("nothing", "direct", "matched", "oracle")
+SHOWN = ("nothing", "direct", "raw", "matched", "oracle")
 
 
 def make():
@@ -172,12 +180,14 @@ def answered(datamodel, originals, oracles, ids, train, test):
     mean = mean_of(truths)
     own = [asked(model, split) for model in originals]
     direct, seconds = timed(lambda: [predicted(datamodel, model, split) for model in originals])
+    raw = replace(datamodel, shrink=Shrink())
     recipe = excise.recipes.DMM(datamodel=datamodel, **MATCH)
     done = [excise.unlearn(model, split, recipe, fresh=make, plan=PLAN, seed=0) for model in originals]
     matched = [asked(one.model, split) for one in done]
     distances = {
         "nothing": [away(one, mean) for one in own],
         "direct": [away(one, mean) for one in direct],
+        "raw": [away(predicted(raw, model, split), mean) for model in originals],
         "matched": [away(one, mean) for one in matched],
         "oracle": [away(one, mean_of(truths[:place] + truths[place + 1 :])) for place, one in enumerate(truths)],
     }
@@ -236,7 +246,7 @@ def verdict(request, way, part):
 def cell(request, way, part):
     mean, reach = interval(of(request, way, part))
     text = f"{mean:.2f} ± {reach:.2f}"
-    return f"**{text}**" if way in ("direct", "matched") and verdict(request, way, part) == "nearer" else text
+    return f"**{text}**" if way in WAYS and verdict(request, way, part) == "nearer" else text
 
 
 def render(found):
@@ -254,15 +264,17 @@ def render(found):
         "",
         "**Distance** is the root mean square over rows between a network's margin and the mean margin of the retrained ones. "
         "*Another oracle* is one retrained network beside the others: the floor. ± is the 95%",
-        "interval of the mean over originals; bold where the difference to doing nothing, in pairs, lies wholly below 0.",
+        "interval of the mean over originals; bold where the difference to doing nothing, in pairs, lies wholly below 0. "
+        "*Not shrunk* is DM-Direct by the effects as found; DMM is matched to shrunk ones.",
+        "*Correlation* is that of the predicted change with the true one, of means over networks, row by row.",
         "",
     ]
     for part in ("forget", "test"):
         lines += [
             f"## On {part} rows",
             "",
-            "| request | doing nothing | DM-Direct | DMM | another oracle | correlation of predicted and true change |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| request | doing nothing | DM-Direct | not shrunk | DMM | another oracle | correlation of changes |",
+            "|---|---:|---:|---:|---:|---:|---:|",
         ]
         for one in found["requests"]:
             cells = " | ".join(cell(one, way, part) for way in SHOWN)
@@ -278,11 +290,23 @@ def render(found):
 
 def sentences(several, part):
     """Say, set by set, where predictions help and where they do not."""
-    for way, name in (("direct", "DM-Direct"), ("matched", "DMM")):
+    yield from compared(several, part)
+    short = [one["name"] for one in several if of(one, "direct", part).mean() > 2 * of(one, "oracle", part).mean()]
+    yield f"- Still more than twice as far as another oracle, DM-Direct: {', '.join(short) or 'none'}."
+    raw = [one["name"] for one in several if of(one, "raw", part).mean() < 0.9 * of(one, "direct", part).mean()]
+    yield f"- Shrinking takes too much (not shrunk is nearer by a tenth or more): {', '.join(raw) or 'none'}."
+    few = [one["name"] for one in several if of(one, "raw", part).mean() > 1.1 * of(one, "direct", part).mean()]
+    yield f"- Not shrunk, noise takes over (farther by a tenth or more): {', '.join(few) or 'none'}."
+
+
+def compared(several, part):
+    """Say of each way for which sets it is nearer to retraining than doing nothing."""
+    for way, name in WAYS.items():
         told = {word: [one["name"] for one in several if verdict(one, way, part) == word] for word in VERDICTS}
         yield f"- {name}: " + "; ".join(f"{word}: {', '.join(names) or 'none'}" for word, names in told.items()) + "."
 
 
+WAYS = {"direct": "DM-Direct", "raw": "DM-Direct, not shrunk", "matched": "DMM"}
 VERDICTS = ("nearer", "no difference seen", "farther")
 
 

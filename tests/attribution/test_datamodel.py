@@ -8,6 +8,7 @@ from torch import nn
 
 from excise import errors, store
 from excise.attribution import Datamodel, Made, Part, Shrink
+from excise.attribution.datamodel import _seal
 from excise.attribution.origin import network_digest, row_digests
 from excise.data import Rows
 
@@ -204,6 +205,18 @@ def test_a_file_that_is_not_what_was_written_is_refused(tmp_path):
         Datamodel.load(path)
     store.write_tensors(path, {"weights": torch.zeros(1)}, {"kind": "excise-mask-1"})
     with pytest.raises(errors.BadData, match="is not a datamodel written by excise; make one with `excise datamodel`"):
+        Datamodel.load(path)
+
+
+@pytest.mark.parametrize("strange", ["train.ids", "train.colour", "test.base", "weights"])
+def test_a_file_whose_parts_do_not_go_together_is_refused(strange, tmp_path):
+    path = tmp_path / "a.safetensors"
+    made().save(path)
+    tensors, told = store.read_tensors(path)
+    del told["seal"]
+    tensors[strange] = torch.zeros(2, dtype=torch.int64)
+    store.write_tensors(path, tensors, {**told, "seal": _seal(tensors, told)})
+    with pytest.raises(errors.BadData, match="the datamodel's header and its content disagree"):
         Datamodel.load(path)
 
 

@@ -69,19 +69,19 @@ def test_effects_are_means_over_networks_trained_with_and_without_a_row():
 
 def test_a_second_call_trains_nothing_and_one_that_was_cut_short_what_is_missing(tmp_path):
     heard = Heard()
-    first = estimate(mlp, split(), PLAN, 4, bank=tmp_path, together=False, hooks=heard)
+    first = estimate(mlp, split(), PLAN, 4, bank=tmp_path, together=False, shrink=False, hooks=heard)
     assert {entry.kind for entry in Bank(tmp_path).entries()} == {"half"}
     assert {entry.data for entry in Bank(tmp_path).entries()} == {first.made.data} != {""}
     assert "4 networks on halves" in heard.notes[-1] and heard.notes[-1].endswith("of which 56 now")
     again = Heard()
-    second = estimate(mlp, split(), PLAN, 4, bank=Bank(tmp_path), together=False, hooks=again)
+    second = estimate(mlp, split(), PLAN, 4, bank=Bank(tmp_path), together=False, shrink=False, hooks=again)
     assert again.notes[-1].endswith("of which 0 now") and again.stages == ["observe"]
     assert torch.equal(first.weights, second.weights)
     assert structs.replace(first.made, seconds=second.made.seconds) == second.made  # a bank keeps milliseconds
     assert all(torch.equal(first.parts[name].factors, second.parts[name].factors) for name in first.parts)
     next(tmp_path.glob("*.safetensors")).unlink()
     third = Heard()
-    estimate(mlp, split(), PLAN, 4, bank=tmp_path, together=False, hooks=third)
+    estimate(mlp, split(), PLAN, 4, bank=tmp_path, together=False, shrink=False, hooks=third)
     assert third.notes[-1].endswith("of which 14 now")
 
 
@@ -125,3 +125,12 @@ def test_what_cannot_be_estimated_is_refused_before_any_training(change, message
     with pytest.raises(errors.BadRequest, match=message):
         estimate(**given)
     assert heard.stages == []
+
+
+def test_effects_that_drown_in_noise_are_told():
+    heard = Heard()
+    inputs, labels = CASE.data(20)
+    rows = Rows.all_of((0 * inputs, labels))  # all alike, and never learnt: networks differ by their beginnings alone
+    found = estimate(mlp, rows, TrainPlan(epochs=1, lr=1e-9), 4, seed=1, hooks=heard, together=False)
+    assert found.shrink == Shrink(own=0.0, other=0.0)
+    assert "effects of rows on themselves and on others cannot be told from noise with 4 networks" in heard.notes[-1]

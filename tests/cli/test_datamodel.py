@@ -43,7 +43,13 @@ def test_the_file_is_written_and_described_and_people_are_warned(project, datamo
     assert tree(project) == before
     other = datamodel(seed=1)
     assert other.code == 2 and "d.safetensors holds the datamodel of another request (seed)" in other.err
+    wider = datamodel(test="mine:many")
+    assert wider.code == 2 and "test: 149850 ids" not in wider.err and "none of the 150 rows" in wider.err
+    found = datamodel("--as-found")
+    assert found.code == 2 and "holds the datamodel of another request (--as-found)" in found.err
     assert tree(project) == before
+    raw = datamodel("--json", "--as-found", out="raw.safetensors")
+    assert raw.json["shrink"] == {"own": 1.0, "other": 1.0} and raw.json["score"] == {}
 
 
 def test_half_the_bytes_are_rounded_and_a_killed_command_goes_on(project, datamodel):

@@ -88,9 +88,20 @@ def estimate(
         f"datamodel: {observed.num_models} networks on halves, {observed.trained_rows:,} rows forward and backward in "
         f"{observed.seconds:.0f} s, of which {engine.cost.trained_rows:,} now"
     )
-    return from_observed(
-        observed, by=by, shrink=shrink, seed=seed, network=network_digest(_built(fresh)), plan=plain(plan)
-    )
+    network = network_digest(_built(fresh))
+    found = from_observed(observed, by=by, shrink=shrink, seed=seed, network=network, plan=plain(plan))
+    _tell_of_noise(found, engine.hooks)
+    return found
+
+
+def _tell_of_noise(found: Datamodel, hooks: Hooks) -> None:
+    """Say where shrinking leaves no effect, so that a request would change nothing."""
+    gone = [name for name, kept in (("themselves", found.shrink.own), ("others", found.shrink.other)) if kept == 0]
+    if gone:
+        hooks.on_note(
+            f"datamodel: effects of rows on {' and on '.join(gone)} cannot be told from noise with {found.made.num_models} "
+            "networks, and count as none; train more, or take them as they are found (shrink=False)"
+        )
 
 
 def plain(plan: TrainPlan | TrainFunction) -> dict[str, Any]:

@@ -43,6 +43,9 @@ def datamodel(
     score: Annotated[
         int, typer.Option(min=0, help="Networks on further halves, 4 or more, to say how well it predicts them.")
     ] = 0,
+    as_found: Annotated[
+        bool, typer.Option("--as-found", help="Do not shrink effects by what noise leaves of them: for coherent sets.")
+    ] = False,
     float16: Annotated[bool, typer.Option("--float16", help="Keep outputs in half the bytes, rounded.")] = False,
     bank: Annotated[
         str | None,

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from excise import errors
-from excise.attribution import Datamodel, Score, estimate, score
+from excise.attribution import Datamodel, Score, Shrink, estimate, score
 from excise.attribution.estimate import plain, require_by
 from excise.attribution.origin import network_digest
 from excise.cli import choices, show, tables
@@ -31,6 +31,7 @@ def run(
     by: str,
     test: str | None,
     score: int,
+    as_found: bool,
     float16: bool,
     bank: str | None,
     cluster: str | None,
@@ -56,11 +57,11 @@ def run(
     nets = Bank(bank or default_bank())
     asked: dict[str, Any] = {"by": by, "num_models": networks, "seed": seed, "network": network_digest(fresh())}
     asked["plan"] = plain(how)
-    found, error = _finished(out, asked, rows), None
+    found, error = _finished(out, asked, rows, as_found=as_found), None
     with show.progress(quiet=quiet) as hooks:
         options: dict[str, Any] = {"bank": nets, "fleet": fleet, "hooks": hooks, "machine": machine}
         if found is None:
-            found = estimate(fresh, rows, how, networks, by=kind, seed=seed, **options)
+            found = estimate(fresh, rows, how, networks, by=kind, shrink=not as_found, seed=seed, **options)
             error = found.save(out, precision="float16" if float16 else "float32")
         else:
             show.say(to, f"{out} already holds this datamodel; nothing was trained.")
@@ -92,13 +93,15 @@ def _builder(
     return lambda: fresh().to(device)
 
 
-def _finished(out: Path, asked: dict[str, Any], rows: dict[str, Rows]) -> Datamodel | None:
+def _finished(out: Path, asked: dict[str, Any], rows: dict[str, Rows], *, as_found: bool) -> Datamodel | None:
     """Give the datamodel that is there already, of this request and these rows; refuse any other file."""
     if not out.exists():
         return None
     found = Datamodel.load(out)
     made = msgspec.to_builtins(found.made)
     differs = [name for name, value in asked.items() if made[name] != value or value == {}]  # code cannot be compared
+    if found.made.by == "means" and (found.shrink == Shrink()) != as_found:
+        differs.append("--as-found")
     if not differs and set(found.parts) == set(rows):
         for name, one in rows.items():
             found.require_rows(one, name)
