@@ -34,7 +34,6 @@ def test_every_setting_of_every_recipe_can_be_typed(project):
         "loss": "ce",
         "scenario": "class",
         "max_epochs": "0",
-        "scenario": "class",
     }
     np.save("m.npy", np.arange(3.0))
     datamodel(4, 2).save("d.safetensors")
