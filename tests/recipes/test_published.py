@@ -169,3 +169,13 @@ def test_the_lines_on_the_page_of_published_systems_run(capsys):
     split = excise.Split(case.data(40), forget=[1, 5, 8], holdout=range(30, 40))
     exec(block, {"excise": excise, "model": case.make(), "split": split})  # the project's own page
     assert " epochs; [" in capsys.readouterr().out
+
+
+def test_the_lines_on_DMM_run_too(capsys):
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text(encoding="utf-8")
+    block = page.partition("\n## DMM\n")[2].partition("\n## ")[0].partition("```python\n")[2].partition("```")[0]
+    case, split = CASES["mlp"], excise.Split(CASES["mlp"].data(40), forget=[1, 5, 8])
+    known = {"datamodel": datamodel(40, case.num_classes), "oracles": [case.make(), case.make().state_dict()]}
+    exec(block, {"excise": excise, "model": case.make(), "split": split, **known})  # the project's own page
+    first, second = capsys.readouterr().out.split("] [")
+    assert len(first.split(",")) == 4 and set(second.rstrip("]\n").split(", ")) == {"0.0"}

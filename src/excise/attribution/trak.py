@@ -282,10 +282,11 @@ class _Features:
         found = []
         for place in range(len(self._networks)):
             values, _ = task.get_param(ckpt_idx=place)
-            own = []
+            own, project = [], None
             for content in _Loader(rows, self._size, self._device, self._engine):
                 each = torch.nan_to_num(gradient(values, content)) / self._scale
-                project = self._dattri.projection.random_project(each, len(each), **self._projector)
+                if project is None:  # drawn from its seed, the same for every batch
+                    project = self._dattri.projection.random_project(each, len(each), **self._projector)
                 own.append(project(each, ensemble_id=place).detach().cpu())
             found.append(torch.cat(own))
         return torch.cat(found, dim=1)

@@ -39,6 +39,9 @@ class Match(Phased):
     fractional one the rows of lowest ids once more, and `retain_multiplier` times as many retain rows as there are forget
     rows, rounded down, drawn once a run from its seed; all of them, with a note, where there are fewer. No label is used.
 
+    `excise.unlearn` recomputes running statistics at the end, since those of the original tell of the forget rows; that moves
+    the answers of a network with batch normalisation once more. `recompute=False` keeps what was matched, and what they tell.
+
     Targets belong to rows as they are read once: with augmentation, or data that draw, a step shows another view of the row.
     An answer within `ROUNDING` units in the last place of a row's largest target counts as that target: a row's logits
     differ so much from one batch to another, and Adam would make whole steps of it. So targets that are the network's own
