@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as performance
-from benchmarks import audits, batchnorm, method_memory, recipes, scale, zero_shot
+from benchmarks import audits, batchnorm, method_memory, moments, recipes, scale, zero_shot
 from excise import errors
 from excise.cli import main
 
@@ -43,6 +43,10 @@ def test_the_page_of_all_recipes_is_what_was_measured():
 
 def test_the_page_of_what_can_be_had_from_forget_rows_alone_is_what_was_measured():
     assert zero_shot.PAGE.read_text(encoding="utf-8") == zero_shot.render(json.loads(zero_shot.FOUND.read_text()))
+
+
+def test_the_page_of_projected_gradients_is_what_was_measured():
+    assert moments.PAGE.read_text(encoding="utf-8") == moments.render(json.loads(moments.FOUND.read_text()))
 
 
 def test_the_page_of_memory_is_what_was_measured():
