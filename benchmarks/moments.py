@@ -1,7 +1,7 @@
 """PGU on digits: what a request changes, and how far moments that are carried over it are from those taken anew.
 
-`python -m benchmarks.moments` trains two networks for each request and seed, writes benchmarks/results/moments.json and docs/results/moments.md;
-a minute. With `--render`, it only writes the page.
+`python -m benchmarks.moments` trains two networks for each request and seed, and writes benchmarks/results/moments.json and
+docs/results/moments.md; a minute or two. With `--render`, it only writes the page.
 """
 
 import json
@@ -100,14 +100,16 @@ def render(found):
     lines = [
         "# Projected-gradient unlearning on digits",
         "",
-        "Written by `python -m benchmarks.moments`; do not edit. Digits of 8 x 8 pixels, two convolutions and two linear layers,",
-        f"original and retrained alike. To forget: {NUM_RANDOM} random rows, or {NUM_WRONG} rows whose label was planted wrong. `PGU` with",
-        "moments of the training rows, at its defaults but for what is named; the rule is `stop=\"samples\"` for random rows, and",
-        '`stop="class"` for wrong labels, which the other one refuses: the network knows them worse than unseen rows from the start.',
+        "Written by `python -m benchmarks.moments`; do not edit. Digits of 8 x 8 pixels; two convolutions and two",
+        f"linear layers, original and retrained alike. To forget: {NUM_RANDOM} random rows, or {NUM_WRONG} rows whose",
+        "label was planted wrong. `PGU` with moments of the training rows, at its defaults but for what is named. The",
+        'rule is `stop="samples"` for random rows, and `stop="class"` for wrong labels: the other one refuses them,',
+        "which the network knows worse than unseen rows from the start.",
         "",
-        f"Accuracies in percent and epochs, of seeds {', '.join(map(str, seen))}. *Carried* is how far moments that were carried over the request",
-        "(forget rows subtracted, `Moments.carried_to`) are from moments of the retained rows in the new network: the Frobenius norm",
-        "of the difference over that of the latter, in percent, layer by layer, the largest over the seeds.",
+        f"Accuracies in percent and epochs, of seeds {', '.join(map(str, seen))}. *Carried* is how far moments that were",
+        "carried over the request (forget rows subtracted, `Moments.carried_to`) are from moments of the retained rows in",
+        "the new network: the Frobenius norm of the difference over that of the latter, in percent, layer by layer, the",
+        "largest over the seeds.",
         f"Measured with {where}.",
     ]
     for task in RULES:

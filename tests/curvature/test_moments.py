@@ -238,6 +238,11 @@ def test_layers_can_be_named_and_one_that_never_runs_is_told_by_zeros():
     assert set(found.matrices) == {"never.weight", "one.weight"} and not found.matrices["never.weight"].any()
     assert found.num_bytes == 8 * (4 + 25)
     assert set(found.of_layers(["one.weight"]).matrices) == {"one.weight"}
+    assert set(second_moments(model, data, layers=["one"]).matrices) == {"one.weight"}
+    with pytest.raises(
+        errors.BadRequest, match="layers: no linear or convolutional layer is named 'on'; there are conv, "
+    ):
+        second_moments(model, data, layers=["one", "on"])
 
 
 def test_the_network_and_random_numbers_are_left_alone():

@@ -140,7 +140,7 @@ def observe_halves(
 
 
 def bank_of(bank: Bank | str | Path | None, train: Rows) -> Bank | None:
-    """Give a bank whose new networks are kept with the keyed digest of the training rows, by which `excise copies` knows them."""
+    """Give a bank that keeps networks with the keyed digest of the training rows, by which `excise copies` knows them."""
     place = bank.place if isinstance(bank, Bank) else bank
     return None if place is None else Bank(place, data=content_commitment(train))
 
