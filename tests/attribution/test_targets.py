@@ -81,7 +81,7 @@ def test_a_network_of_other_classes_is_refused():
     ("given", "message"),
     [
         ((3,), "datamodel: expected one of `excise datamodel`, or the path of its file, found int"),
-        (("nowhere.safetensors",), "expected weights at nowhere.safetensors"),
+        (("nowhere.safetensors",), "expected a datamodel at nowhere.safetensors, found no such file"),
     ],
 )
 def test_what_is_no_datamodel_is_refused(given, message):

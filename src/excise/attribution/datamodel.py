@@ -18,6 +18,7 @@ from excise.attribution.parts import TRAIN, Part, chunks, places_of, products
 from excise.data.rows import Rows
 
 KIND = "excise-datamodel-1"
+_REMEDY = "make one with `excise datamodel`"
 Precision = Literal["float32", "float16"]
 
 
@@ -281,8 +282,8 @@ class Datamodel:
             errors.Corrupt: it is not what was written there.
         """
         place = Path(path)
-        tensors, told = store.read_tensors(place)
-        store.require_form(place, told, KIND, "make one with `excise datamodel`")
+        tensors, told = store.read_tensors(place, "a datamodel", _REMEDY)
+        store.require_form(place, told, KIND, _REMEDY)
         seal = told.pop("seal", "")
         if seal != _seal(tensors, told):
             raise errors.Corrupt(

@@ -156,16 +156,15 @@ class Moments:
         """Read moments back.
 
         Raises:
-            errors.BadData: no such file, another kind of file, or a damaged one.
+            errors.BadData: no such file, another kind of file, or a damaged header.
+            errors.Corrupt: the content is not what its header says.
         """
         path = Path(path)
-        if not path.exists():
-            raise errors.BadData(f"expected moments at {path}, found no such file; {_REMEDY}")
-        matrices, metadata = store.read_tensors(path)
+        matrices, metadata = store.read_tensors(path, "moments", _REMEDY)
         facts = facts_of(path, metadata)
         found = cls(matrices, facts.num_rows, facts.network, facts.reading)
         if found.digest != facts.content or not all(map(_square, matrices.values())):
-            raise errors.BadData(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
+            raise errors.Corrupt(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
         return found
 
     @classmethod
