@@ -50,10 +50,8 @@ def test_the_page_of_projected_gradients_is_what_was_measured():
 
 
 def test_what_is_said_of_projected_gradients_is_what_was_measured():
-    said, rows = (
-        (ROOT / "docs" / "published.md").read_text(encoding="utf-8"),
-        json.loads(moments.FOUND.read_text())["rows"],
-    )
+    said = " ".join((ROOT / "docs" / "published.md").read_text(encoding="utf-8").split())
+    rows = json.loads(moments.FOUND.read_text())["rows"]
 
     def forget(task, arm):
         found = [100 * row["accuracy"]["forget"] for row in rows if (row["task"], row["arm"]) == (task, arm)]
