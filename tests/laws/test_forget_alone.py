@@ -112,7 +112,7 @@ def test_a_recipe_that_reads_retain_rows_says_so_before_any_work_and_names_those
     assert str(refused.value) == (
         f"retain: {name} reads rows that stay, and this split has none: it is of rows to forget alone (Split.of_forget, "
         "--forget all); give all training rows, as Split(train, forget=...); recipes that read no row that stays: "
-        f"{', '.join(recipes.without_retain())}"
+        f"{', '.join(recipes.without_retain())}, and PGU with moments= made before"
     )
     before.check()
 

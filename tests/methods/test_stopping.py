@@ -33,7 +33,10 @@ def test_equality_does_not_stop(hundredths):
 def test_what_is_never_below_runs_all_epochs():
     epochs, texts, _ = epochs_run(0.01, [10] * 6)
     assert epochs == 6
-    assert texts == ["BelowAccuracy: ended after epoch 6 of 6, with a forget accuracy of 0.0100, not below 0.0100"]
+    assert texts == [
+        "BelowAccuracy: ended after epoch 6 of 6, with a forget accuracy of 0.0100, not below 0.0100: the target was not reached; "
+        "take more epochs or another rate"
+    ]
 
 
 def test_without_a_target_it_is_the_originals_accuracy_on_the_holdout():

@@ -75,6 +75,7 @@ def test_a_summary_holds_the_plain_facts(made):
         "model_digest": params.model_digest(found.model),
         "seed": 5,
         "recomputed": True,
+        "notes": [],
     }
     assert 0 < summary["localized_fraction"] <= 0.4
     parts = summary["parts"]

@@ -102,6 +102,8 @@ def run(
                 store.remove(out / store.BEGUN)
         store.tidy(out)
         show.say(to, f"{out} already holds this run, complete and unchanged; nothing was done.")
+        for note in (record or {}).get("result", {}).get("notes", ()):
+            show.say(to, note)
     if record is None:
         return {}, 0
     found = {"out": str(out), **record["result"]}

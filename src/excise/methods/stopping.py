@@ -122,10 +122,12 @@ class BelowAccuracy(StopRule):
             target = Fraction(repr(float(self.target)))
 
         def tell(epoch: int, accuracy: Fraction) -> None:
-            below = "below" if accuracy < target else "not below"
+            reached = accuracy < target
+            below = "below" if reached else "not below"
             engine.hooks.on_note(
                 f"BelowAccuracy: ended after epoch {epoch + 1} of {plan.epochs}, with a forget accuracy of "
                 f"{float(accuracy):.4f}, {below} {float(target):.4f}"
+                f"{'' if reached else ': the target was not reached; take more epochs or another rate'}"
             )
 
         return _Latest(

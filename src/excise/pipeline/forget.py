@@ -30,6 +30,7 @@ from excise.methods.function import FromFunction, UnlearnFunction
 from excise.patch import Patch
 from excise.pipeline import agreeing
 from excise.pipeline.fresh import fresh_builder
+from excise.pipeline.telling import Noted, tell_of_unseen
 from excise.pipeline.unlearned import Unlearned
 from excise.recipes import RECIPES, Recipe, without_retain
 from excise.train.checkpoints import Checkpoints
@@ -127,7 +128,7 @@ def unlearn(
         _require_rows(how, split, own, recompute=recompute)
         asked = f"{how.name} {_words([how, mask, task.forward, task.loss, seed])}"
         agreeing.require_one_request(processes, own, split, asked)
-        told = hooks if hooks is not None and processes.is_first else Hooks()
+        told = Noted(hooks if hooks is not None and processes.is_first else Hooks())
         engine = Engine(
             task, seed, Mask.empty(own), builder, own, hooks=told, machine=machine, keep=keep, processes=processes
         )
@@ -152,11 +153,10 @@ def unlearn(
         params.drop_graphs_(work)
         agreeing.require_one_result(processes, work)
         after = _require_kept(own, work, allowed, how, before, anew=anew)
+        tell_of_unseen(how, allowed, own, told, anew=anew)
     engine.cost.seconds += time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
-    if isinstance(plan, TrainPlan) and len(
-        split.retain
-    ):  # of a retraining on rows that are not at hand nothing is known
+    if isinstance(plan, TrainPlan) and len(split.retain):  # else nothing is known of a retraining
         engine.cost.retraining_share = engine.cost.trained_rows / (plan.epochs * len(split.retain))
     return Unlearned(
         model=params.rewrapped(model, work),
@@ -167,6 +167,7 @@ def unlearn(
         frozen_digest_before=before,
         patch=Patch.between(own, work),
         trace=tuple(engine.trace),
+        notes=tuple(told.notes),
         cost=engine.cost,
         seed=seed,
         recomputed=anew,
@@ -317,7 +318,8 @@ def _require_retain(how: Recipe, split: Split, mask: Mask | None) -> None:
     needed = "retain" in how.method.needs
     if needed or (mask is None and any(place.reads_retain for place in (how.where, how.besides) if place is not None)):
         part = how.name if needed else f"{how.name}'s place ({how.where})"
-        split.require_retain(part, f"; recipes that read no row that stays: {', '.join(without_retain())}")
+        others = f"{', '.join(without_retain())}, and PGU with moments= made before"
+        split.require_retain(part, f"; recipes that read no row that stays: {others}")
 
 
 def _reads_labels(how: Recipe) -> bool:
@@ -328,7 +330,7 @@ def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: boo
     if "holdout" in how.method.needs and split.holdout is None:
         raise errors.BadRequest(
             f"{how.name} needs rows that were never trained on, of the forget rows' classes, to know when to stop; "
-            "give them as Split(..., holdout=...)"
+            "give them as Split(..., holdout=...), on the command line --holdout"
         )
     if recompute and len(split.retain) < 2 and "retain" in how.method.needs and running_statistics(model):
         raise errors.BadRequest(

@@ -35,6 +35,7 @@ class Unlearned:
         patch: only what changed; can be applied, inspected, reverted.
         trace: loss, learning rate and time of every epoch.
         cost: passes over data, seconds, bytes, share of a retraining.
+        notes: what people should know of the run, in sentences: whether a rule's target was reached, what was not seen.
         seed: all randomness of the run follows from it.
         recomputed: whether running statistics were recomputed from the retain rows, see `excise.unlearn`.
         how: the recipe itself, so that an audit can do the same to other networks; None where only the result is known.
@@ -54,6 +55,7 @@ class Unlearned:
     cost: Cost
     seed: int
     recomputed: bool = False
+    notes: tuple[str, ...] = ()
     how: Recipe | None = None
     by_hand: Mask | None = None
     rows_digest: str | None = None
@@ -95,6 +97,7 @@ class Unlearned:
             "model_digest": params.model_digest(self.model),
             "seed": self.seed,
             "recomputed": self.recomputed,
+            "notes": list(self.notes),
         }
 
 
@@ -111,6 +114,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     retraining_share: float | None
     recomputed: bool = False
+    notes: tuple[str, ...] = ()
     parts: dict[str, Spent] = {}
 
 
@@ -142,6 +146,7 @@ def read_unlearned(
         cost=Cost(**spent, retraining_share=made.retraining_share),
         seed=made.seed,
         recomputed=made.recomputed,
+        notes=made.notes,
         how=how,
         by_hand=mask if by_hand else None,
     )

@@ -378,7 +378,7 @@ class Stage:
         return known
 
     def _tell(self, sentence: str) -> None:
-        self._run.hooks.on_note(f"{self._name}: {sentence}")
+        self._run.hooks.on_resumption(f"{self._name}: {sentence}")
 
 
 def _part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,5 +44,9 @@ class Hooks:
     def on_note(self, text: str) -> None:
         """Hear a sentence that people should know."""
 
+    def on_resumption(self, text: str) -> None:
+        """Hear how a run goes on from a checkpoint, or why it does not; a note, unless told apart."""
+        self.on_note(text)
+
     def on_stage_end(self, name: str) -> None:
         """Hear that the stage is over."""
