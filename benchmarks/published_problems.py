@@ -1,0 +1,390 @@
+"""The problems on which the published systems are held beside oracles: rows, a network, a plan, forget sets, populations.
+
+Everything of a problem follows from its name, its size and a seed. Trained networks are kept in a bank; what they say of
+every row is looked at once a process.
+"""
+
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from excise import errors, oracles, seeds
+from excise.data import Rows, Split, of_class, random_fraction, within_classes
+from excise.data.sets import load
+from excise.masks import Mask
+from excise.measure import klom_rows, margin_distance, margins, ulira_accuracy
+from excise.networks import resnet18
+from excise.observe import collect
+from excise.oracles import Bank
+from excise.pipeline.evidence import loaded
+from excise.train import Engine, Task, TrainPlan
+
+PARTS = ("forget", "retain", "test")
+FORGET_FRACTION = 0.1
+SETS = ("class", "random", "two-class")
+TITLES = {
+    "class": "A whole class",
+    "random": "A random tenth",
+    "two-class": "Two classes, a tenth of the rows",
+}
+NUM_CLASSES = 10
+DEALS = 10
+"""How often oracles and held-out oracles are dealt anew into two arms, to say what two equal arms give."""
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a problem there is.
+
+    Attributes:
+        num_train: training rows.
+        num_other: rows never trained on; half of them test, half holdout.
+        num_models: originals, oracles and held-out oracles, each.
+        num_halves: networks on random halves of the training rows, of which a datamodel is made.
+        num_components: of a datamodel's principal components, how many give a forget set.
+        width: of the network.
+        epochs: of the training.
+    """
+
+    num_train: int
+    num_other: int
+    num_models: int
+    num_halves: int
+    num_components: int
+    width: int
+    epochs: int
+
+
+SIZES = {
+    "usual": {
+        "digits": Size(
+            num_train=800, num_other=997, num_models=24, num_halves=512, num_components=2, width=128, epochs=40
+        ),
+        "fashion-mnist": Size(
+            num_train=2000, num_other=2000, num_models=12, num_halves=256, num_components=2, width=16, epochs=15
+        ),
+    },
+    "tiny": {
+        "digits": Size(num_train=120, num_other=80, num_models=4, num_halves=8, num_components=1, width=8, epochs=10),
+        "fashion-mnist": Size(
+            num_train=120, num_other=80, num_models=4, num_halves=8, num_components=1, width=4, epochs=5
+        ),
+    },
+    "large": {
+        "fashion-mnist": Size(
+            num_train=60_000, num_other=10_000, num_models=16, num_halves=512, num_components=2, width=32, epochs=20
+        ),
+    },
+    "pretend": {
+        "fashion-mnist": Size(
+            num_train=120, num_other=80, num_models=4, num_halves=8, num_components=1, width=2, epochs=5
+        ),
+    },
+}
+RESIDUAL = ("large", "pretend")
+"""Sizes at which the network is a ResNet-18 and not a small one of two convolutions."""
+
+
+def kind_of(name):
+    """Give the kind of a forget set: all principal components are one."""
+    return "component" if name.startswith("component") else name
+
+
+def perceptron(width):
+    """Give an untrained network for images of 8 x 8: one hidden layer."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, NUM_CLASSES))
+
+
+def convolutions(width):
+    """Give one for images of 14 x 14: two convolutions, each with batch normalisation, and a linear head."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2 * width * 16, NUM_CLASSES),
+    )
+
+
+def residual(width):
+    """Give one for images of 28 x 28: ResNet-18."""
+    return resnet18(NUM_CLASSES, width=width, in_channels=1)
+
+
+def placed(make, width, device):
+    """Give an untrained network on a device."""
+    return make(width).to(device)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem at one seed, which draws rows, forget sets and networks."""
+
+    name: str
+    size: str
+    seed: int
+    out: str
+    device: str = "cpu"
+
+    @property
+    def sizes(self):
+        """Its counts."""
+        return SIZES[self.size][self.name]
+
+    @property
+    def plan(self):
+        """How its networks are trained."""
+        if self.size in RESIDUAL:
+            batch = 256 if self.size == "large" else 32
+            return TrainPlan(epochs=self.sizes.epochs, lr=0.1, batch_size=batch, weight_decay=5e-4)
+        return TrainPlan(epochs=self.sizes.epochs, lr=0.05, batch_size=64, weight_decay=5e-4)
+
+    @property
+    def make(self):
+        """What builds an untrained network."""
+        made = residual if self.size in RESIDUAL else perceptron if self.name == "digits" else convolutions
+        return partial(placed, made, self.sizes.width, self.device)
+
+    @property
+    def engine(self):
+        """Its task and seed."""
+        return Engine(Task(), self.seed, Mask.empty(self.make()))
+
+    @property
+    def bank(self):
+        """Where its networks lie."""
+        return Bank(Path(self.out) / "bank")
+
+    @property
+    def data(self):
+        """Training rows, holdout and test rows."""
+        return _data(self)
+
+    @property
+    def train(self):
+        """Rows of the training."""
+        return Rows.all_of(self.data[0])
+
+    @property
+    def sets(self):
+        """Names of its forget sets."""
+        return SETS
+
+    def first_of_kind(self, name):
+        """Give the first forget set of a set's kind, on which the settings of the kind are chosen."""
+        return next(one for one in self.sets if kind_of(one) == kind_of(name))
+
+    def rule(self, name):
+        """Give a forget set's rows."""
+        if name == "class":
+            return of_class(self.classes(1)[0])
+        if name == "two-class":
+            return within_classes(self.classes(3)[1:], fraction=FORGET_FRACTION, seed=self.seed)
+        return random_fraction(FORGET_FRACTION, seed=self.seed)
+
+    def classes(self, count):
+        """Draw classes by the seed."""
+        drawn = torch.randperm(NUM_CLASSES, generator=seeds.generator(self.seed, "classes"))
+        return drawn[:count].tolist()
+
+    def originals(self):
+        """Train networks on all rows, or find them."""
+        return oracles.originals(
+            self.make, self.train, self.plan, self.sizes.num_models, self.engine, bank=self.bank, together=True
+        )
+
+    def oracles(self, split, *, held_out=False):
+        """Train networks on a split's retain rows, or find them."""
+        return oracles.oracles(
+            self.make,
+            split.retain,
+            self.plan,
+            self.sizes.num_models,
+            self.engine,
+            held_out=held_out,
+            bank=self.bank,
+            together=True,
+        )
+
+    def split(self, name):
+        """Give a forget set's split."""
+        train, holdout, test = self.data
+        return Split(train, forget=self.rule(name), test=test, holdout=holdout)
+
+
+@cache
+def _data(problem):
+    """Draw training and other rows by the seed; half of the others are the holdout."""
+    inputs, labels = _source(problem)
+    sizes = problem.sizes
+    order = torch.randperm(len(labels), generator=seeds.generator(problem.seed, "rows"))
+    one = sizes.num_train + sizes.num_other // 2
+    ends = (slice(0, sizes.num_train), slice(sizes.num_train, one), slice(one, sizes.num_train + sizes.num_other))
+    return tuple((inputs[order[end]], labels[order[end]]) for end in ends)
+
+
+@cache
+def _whole(name, side):
+    found = load(name)
+    inputs, labels = (torch.cat([one, other]) for one, other in zip(found.train, found.test, strict=True))
+    return (nn.functional.avg_pool2d(inputs, 2) if side == 14 else inputs), labels
+
+
+def _source(problem):
+    if problem.size == "pretend":
+        inputs, labels = _whole("digits", 8)
+        return nn.functional.interpolate(inputs, size=28), labels
+    return _whole(problem.name, 8 if problem.name == "digits" else 28 if problem.size == "large" else 14)
+
+
+def why_absent(name):
+    """Say why a problem's rows are not on this machine; None if they are."""
+    try:
+        load(name)
+    except errors.BadData as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What some networks say of the rows.
+
+    Attributes:
+        margins: by part, `[models, rows]`.
+        accuracy: by part, `[models]`; after the removal of a class also of its test rows, and of the others.
+    """
+
+    margins: dict
+    accuracy: dict
+
+    def some(self, places):
+        """Give the same of some of the networks."""
+        return Said(
+            {part: values[places] for part, values in self.margins.items()},
+            {part: values[places] for part, values in self.accuracy.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A forget set with the networks around it.
+
+    Attributes:
+        problem: of which.
+        name: of the forget set.
+        split: its rows.
+        originals: networks trained on all rows.
+        held_out: oracles that no method is held against; what oracle matching learns from.
+        before: what the originals say.
+        oracles: what the oracles say that every method is held against.
+        others: what the held-out oracles say.
+        floor: what measures give for two arms of oracles.
+        oracle_seconds: of one training, as its share of those trained together.
+    """
+
+    problem: Problem
+    name: str
+    split: Split
+    originals: list
+    held_out: list
+    before: Said
+    oracles: Said
+    others: Said
+    floor: dict
+    oracle_seconds: float
+
+    def original(self, place):
+        """Give one of the originals."""
+        return loaded(self.problem.make, self.originals[place], "an original")
+
+    @property
+    def removed_class(self):
+        """The class that is removed; None where none is."""
+        return self.problem.classes(1)[0] if self.name == "class" else None
+
+    def said(self, networks):
+        """Ask networks about every row."""
+        return said(self.problem, self.split, self.removed_class, networks)
+
+
+def said(problem, split, removed, networks):
+    """Ask networks about every row."""
+    found = {part: [] for part in PARTS}
+    right = {part: [] for part in PARTS}
+    more = ("removed", "others") if removed is not None else ()
+    right |= {part: [] for part in more}
+    for network in networks:
+        for part in PARTS:
+            outputs = collect(network, getattr(split, part), problem.engine)
+            found[part].append(margins(outputs.logits, outputs.targets))
+            correct = outputs.logits.argmax(axis=1) == outputs.targets
+            right[part].append(correct.mean())
+            if part == "test" and more:
+                own = outputs.targets == removed
+                right["removed"].append(correct[own].mean())
+                right["others"].append(correct[~own].mean())
+    return Said(
+        {part: np.stack(values) for part, values in found.items()},
+        {part: np.array(values, dtype=np.float64) for part, values in right.items()},
+    )
+
+
+def compared(own, oracles):
+    """Give U-LiRA on the forget rows, KLoM on every part, and the distance of margins, of one arm against another."""
+    found = {"ulira": ulira_accuracy(own.margins["forget"], oracles.margins["forget"])}
+    distances = []
+    for part in PARTS:
+        rows = klom_rows(own.margins[part], oracles.margins[part])
+        found[f"klom_{part}"], found[f"klom95_{part}"] = float(rows.mean()), float(np.quantile(rows, 0.95))
+        each = [margin_distance(one, list(oracles.margins[part])) for one in own.margins[part]]
+        distances.append(float(np.mean(each)))
+        found[f"distance_{part}"] = distances[-1]
+    return {**found, "distance": float(np.mean(distances))}
+
+
+def floor_of(one, other, seed):
+    """Give what two arms of oracles give: the mean over deals of all of them into two arms."""
+    pool = Said(
+        {part: np.concatenate([one.margins[part], other.margins[part]]) for part in one.margins},
+        {part: np.concatenate([one.accuracy[part], other.accuracy[part]]) for part in one.accuracy},
+    )
+    count, draws = len(one.accuracy["test"]), np.random.default_rng(seeds.derive(seed, "deals"))
+    found = []
+    for _ in range(DEALS):
+        order = draws.permutation(2 * count)
+        found.append(compared(pool.some(order[:count]), pool.some(order[count:])))
+    return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+
+
+@cache
+def scene(problem, name):
+    """Give a forget set's scene; its networks are trained if the bank has none."""
+    split = problem.split(name)
+    removed = problem.classes(1)[0] if name == "class" else None
+    arms = {
+        "before": problem.originals(),
+        "oracles": problem.oracles(split),
+        "others": problem.oracles(split, held_out=True),
+    }
+    heard = {
+        arm: said(problem, split, removed, [loaded(problem.make, one, arm) for one in networks])
+        for arm, networks in arms.items()
+    }
+    return Scene(
+        problem=problem,
+        name=name,
+        split=split,
+        originals=arms["before"],
+        held_out=arms["others"],
+        floor=floor_of(heard["oracles"], heard["others"], problem.seed),
+        oracle_seconds=float(np.mean([one.seconds for one in arms["oracles"]])),
+        **heard,
+    )
