@@ -154,7 +154,7 @@ def _write(path, found):
 def show():
     """Write page and figures from what is kept."""
     found, chosen = json.loads(FOUND.read_text()), json.loads(CHOSEN.read_text())
-    for name, picture in published_plots.pictures(found).items():
+    for name, picture in published_plots.pictures(found, MASKED).items():
         (IMAGES / name).write_text(picture + "\n")
     PAGE.write_text(published_page.render(found, chosen))
 

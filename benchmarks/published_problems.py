@@ -94,6 +94,13 @@ def kind_of(name):
     return "component" if name.startswith("component") else name
 
 
+def title_of(name):
+    """Give a forget set's name for people."""
+    if name in TITLES:
+        return TITLES[name]
+    return f"Top of principal component {name.partition('-')[2]}"
+
+
 def perceptron(width):
     """Give an untrained network for images of 8 x 8: one hidden layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, NUM_CLASSES))
