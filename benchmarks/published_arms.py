@@ -1,5 +1,6 @@
 """What is put to each problem: recipes with the settings that are tried, each alone and under two masks; and one cell of work."""
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.published_problems import PARTS, Problem, compared, scene
+import excise
 from excise import errors, recipes, seeds, unlearn
 from excise.localize import Cut, RandomLike, Top, WeightGradient
 from excise.measure import unlearning_score_of_runs
@@ -15,7 +17,7 @@ from excise.train import TrainPlan
 PUBLISHED = ("DMM", "PGU", "DUCK", "JiT")
 BASELINES = ("DEL", "SalUn", "SSD", "SCRUB", "NegGradPlus", "Finetune")
 CONTROLS = ("SameCostRetrain", "Nothing", "OracleMatching")
-EVERY = (*BASELINES, "SameCostRetrain", "Nothing")
+EVERY = ("JiT", *BASELINES, "SameCostRetrain", "Nothing")
 MASKED = ("Finetune", "NegGradPlus")
 MASKS = ("del", "random")
 BUDGET_FRACTION = 0.3
@@ -30,14 +32,15 @@ def grid(name, problem):
     sgd = {"epochs": [short], "batch_size": [plan.batch_size], "weight_decay": [plan.weight_decay]}
     rates = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]
     options = {
+        "JiT": {"batch_size": [plan.batch_size], "sigma": [0.1, 0.5], "lr": [1e-4, 1e-3, 1e-2]},
         "DEL": {**sgd, "lr": rates},
         "SalUn": {**sgd, "lr": [0.001, 0.003, 0.01, 0.02, 0.05, 0.1]},
         "SSD": {"selection": [1.2, 1.5, 2.0, 3.0, 5.0, 8.0]},
         "SCRUB": {
             "epochs": [short],
             "batch_size": [plan.batch_size],
-            "max_epochs": [1, 2],
-            "lr": [5e-4, 2e-3, 5e-3],
+            "max_epochs": [1, 2, 4],
+            "lr": [1e-3, 1e-2],
         },
         "NegGradPlus": {
             "epochs": [round(short / 2)],
@@ -171,11 +174,9 @@ def score(place, own, numbers):
 
 def digest_of_code():
     """Give the SHA-256 of all that a cell's result may depend on: the library and what measures, not the page."""
-    import hashlib
-
     own = Path(__file__).resolve().parent
     files = [own / "published_arms.py", own / "published_problems.py"]
-    files += sorted((own.parent / "src" / "excise").rglob("*.py"))
+    files += sorted(Path(excise.__file__).resolve().parent.rglob("*.py"))
     running = hashlib.sha256()
     for file in files:
         running.update(file.read_bytes())

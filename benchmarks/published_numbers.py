@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-SAME_COST = "SameCostRetrain"
+SAME_COST, NOTHING = "SameCostRetrain", "Nothing"
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class Counts:
         return Counts(self.nearer + other.nearer, self.even + other.even, self.further + other.further)
 
 
-def beside_same_cost(found, arm):
-    """Count the cases in which an arm is nearer to the oracles than retraining at DEL's cost, and further."""
+def beside(found, arm, other):
+    """Count the cases in which an arm is nearer to the oracles than another, and further."""
     return Counts.over(
-        against(distance(place, arm), distance(place, SAME_COST)) for _, _, place in arms(found) if arm in place["arms"]
+        against(distance(place, arm), distance(place, other)) for _, _, place in arms(found) if arm in place["arms"]
     )
 
 

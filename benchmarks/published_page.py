@@ -3,12 +3,13 @@
 from benchmarks.published_arms import BASELINES, CONTROLS, EVERY, MASKED, MASKS, PUBLISHED
 from benchmarks.published_claims import FORGOTTEN, KEPT_POINTS, NEAR_POINTS, verdicts
 from benchmarks.published_numbers import (
+    NOTHING,
     SAME_COST,
     Counts,
     Interval,
     against,
     arms,
-    beside_same_cost,
+    beside,
     distance,
     masked,
     told,
@@ -18,7 +19,7 @@ from benchmarks.published_problems import DEALS, title_of
 
 NAMES = {"digits": "Digits", "fashion-mnist": "Fashion-MNIST"}
 PARTS = ("forget", "retain", "test")
-BESIDE = {-1: "nearer", 0: "open", 1: "**loses**"}
+SIGNS = {-1: "nearer", 0: "open", 1: "**loses**"}
 
 
 def render(found, chosen):
@@ -94,24 +95,63 @@ def _models(found, name):
 
 def _answers(found):
     """Say first who does what, in counts."""
-    lines = ["", "## In short", ""]
-    for arm in (*PUBLISHED, *BASELINES):
-        counts = beside_same_cost(found, arm)
-        if not counts.cases:
-            continue
-        lines.append(f"- {arm} {_verdict(counts)}")
+    lines = [
+        "",
+        "## In short",
+        "",
+        "Of how many cases, a problem and a forget set each, a method ends nearer to the oracles than retraining that costs what",
+        "DEL costs, and than doing nothing; *both* is what makes it worth its while. Where a method is further than such a",
+        "retraining in more cases than it is nearer, it loses.",
+        "",
+        "| | nearer than retraining | further | nearer than nothing | further | nearer than both | |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for arm in (*PUBLISHED, *BASELINES, SAME_COST, NOTHING, "OracleMatching"):
+        counts, idle = beside(found, arm, SAME_COST), beside(found, arm, NOTHING)
+        if counts.cases:
+            cells = [_of(counts.nearer, counts), _of(counts.further, counts), _of(idle.nearer, idle), _of(idle.further, idle)]
+            cells.append(_of(_both(found, arm), counts))
+            lines.append(f"| {arm} | {' | '.join(cells)} | {_verdict(counts, idle)} |")
+    lines += ["", *_sentences(found)]
     return lines
 
 
-def _verdict(counts):
-    cases = f"{counts.cases} case{'s' if counts.cases > 1 else ''}"
-    if counts.further == 0 and counts.nearer == 0:
-        return f"is not told from retraining at DEL's cost in any of {cases}."
+def _of(count, counts):
+    return f"{count} of {counts.cases}"
+
+
+def _both(found, arm):
+    return sum(
+        against(distance(place, arm), distance(place, SAME_COST)) < 0
+        and against(distance(place, arm), distance(place, NOTHING)) < 0
+        for _, _, place in arms(found)
+        if arm in place["arms"]
+    )
+
+
+def _verdict(counts, idle):
+    words = []
     if counts.further > counts.nearer:
-        words = "loses to retraining at DEL's cost"
-        return f"{words} in {counts.further} of {cases}; it is nearer to the oracles in {counts.nearer}, open in {counts.even}."
-    words = "is nearer to the oracles than retraining at DEL's cost"
-    return f"{words} in {counts.nearer} of {cases}; it loses in {counts.further}, open in {counts.even}."
+        words.append("loses to retraining")
+    if idle.further > idle.nearer:
+        words.append("worse than nothing")
+    return ", ".join(words)
+
+
+def _sentences(found):
+    """Name who loses, and who has the most cases in which it is worth its while."""
+    some = [arm for arm in (*PUBLISHED, *BASELINES) if beside(found, arm, SAME_COST).cases]
+    losers = [arm for arm in some if "loses" in _verdict(beside(found, arm, SAME_COST), Counts())]
+    most = max((_both(found, arm) for arm in some), default=0)
+    best = [arm for arm in some if most and _both(found, arm) == most]
+    lines = []
+    if losers:
+        lines.append(f"Losing to a retraining of DEL's cost in more cases than not: {', '.join(losers)}.")
+    if best:
+        lines.append(f"Nearer than both retraining and nothing most often: {', '.join(best)}, in {most} of the cases.")
+    else:
+        lines.append("None is nearer than both retraining and nothing in any case.")
+    return lines
 
 
 def _claims(found):
@@ -283,9 +323,9 @@ def _accuracy_table(place):
         cells = [_points(values(rows, "gap", part), sign=True) for part in PARTS]
         if removed:
             cells += [_points(values(rows, "accuracy", part)) for part in ("removed", "others")]
-        beside = "" if arm == SAME_COST else BESIDE[against(distance(place, arm), distance(place, SAME_COST))]
+        sign = "" if arm == SAME_COST else SIGNS[against(distance(place, arm), distance(place, SAME_COST))]
         spent = [f"{100 * _mean(values(rows, key)):.0f}%" for key in ("trained_share", "forward_share")]
-        cells += [_aus(values(rows, "aus")), beside, *spent, f"{_mean(values(rows, 'seconds')):.2g}"]
+        cells += [_aus(values(rows, "aus")), sign, *spent, f"{_mean(values(rows, 'seconds')):.2g}"]
         lines.append("| " + " | ".join([arm, *cells]) + " |")
     return lines
 
