@@ -60,7 +60,7 @@ class Run:
 
     def problem(self, name, seed):
         """Give a problem at a seed."""
-        return Problem(name=name, size=self.size, seed=seed, out=str(self.out), device=self.shared["device"])
+        return Problem(name=name, seed=seed, **self.shared)
 
     def fill(self, what, job, cells):
         """Give the result of each cell; what is missing is run."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from excise.train import TrainPlan
 PUBLISHED = ("DMM", "PGU", "DUCK", "JiT")
 BASELINES = ("DEL", "SalUn", "SSD", "SCRUB", "NegGradPlus", "Finetune")
 CONTROLS = ("SameCostRetrain", "Nothing", "OracleMatching")
-EVERY = ("JiT", *BASELINES, "SameCostRetrain", "Nothing")
-MASKED = ("Finetune", "NegGradPlus")
+EVERY = (*PUBLISHED, *BASELINES, *CONTROLS)
+MASKED = (*PUBLISHED, "Finetune", "NegGradPlus")
 MASKS = ("del", "random")
 BUDGET_FRACTION = 0.3
 TRIALS = 6
@@ -26,31 +27,35 @@ FAILED_DISTANCE = 1e9
 
 
 def grid(name, problem):
-    """Give what is tried of a recipe: `TRIALS` settings, of about a fifth of a retraining's steps at most."""
-    plan = problem.plan
-    short = max(2, plan.epochs // 5)
-    sgd = {"epochs": [short], "batch_size": [plan.batch_size], "weight_decay": [plan.weight_decay]}
-    rates = [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]
+    """Give what is tried of a recipe: `TRIALS` settings, of about a fifth of a retraining's steps.
+
+    Ranges were laid by hand around where each recipe does anything at all on the seed that settings are chosen on.
+    """
+    plan, easy = problem.plan, problem.name == "digits"
+    short, batch = max(2, plan.epochs // 5), {"batch_size": [plan.batch_size]}
+    few = {"epochs": [short], **batch}
+    sgd = {**few, "weight_decay": [plan.weight_decay]}
+    rates = {"lr": [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]}
+    matching = {"epochs": [round(1.5 * short)], **batch, "retain_multiplier": [5.0], "forget_multiplier": [1.0]}
     options = {
-        "JiT": {"batch_size": [plan.batch_size], "sigma": [0.1, 0.5], "lr": [1e-4, 1e-3, 1e-2]},
-        "DEL": {**sgd, "lr": rates},
+        "DMM": {**matching, "lr": [1e-3, 5e-3], "multiplier": [1.0, 2.0, 4.0]},
+        "PGU": {
+            "epochs": [plan.epochs],
+            **batch,
+            "lr": [0.05, 0.2] if easy else [0.01, 0.05],
+            "gamma": [0.8, 0.95, 0.99],
+        },
+        "DUCK": {"epochs": [max(3, plan.epochs // 8)], **batch, "lr": [1e-4, 1e-3, 5e-3], "lambda1": [0.3, 1.0]},
+        "JiT": {**batch, "sigma": [0.1, 0.5], "lr": [3e-4, 1e-3, 5e-3] if easy else [3e-5, 1e-4, 3e-4]},
+        "DEL": {**sgd, **rates},
         "SalUn": {**sgd, "lr": [0.001, 0.003, 0.01, 0.02, 0.05, 0.1]},
         "SSD": {"selection": [1.2, 1.5, 2.0, 3.0, 5.0, 8.0]},
-        "SCRUB": {
-            "epochs": [short],
-            "batch_size": [plan.batch_size],
-            "max_epochs": [1, 2, 4],
-            "lr": [1e-3, 1e-2],
-        },
-        "NegGradPlus": {
-            "epochs": [round(short / 2)],
-            "batch_size": [plan.batch_size],
-            "alpha": [0.9, 0.99],
-            "lr": [0.005, 0.02, 0.05],
-        },
-        "Finetune": {**sgd, "lr": rates},
-        "SameCostRetrain": {**sgd, "lr": rates},
+        "SCRUB": {**few, "max_epochs": [1, 2, 4], "lr": [1e-3, 1e-2]},
+        "NegGradPlus": {"epochs": [round(short / 2)], **batch, "alpha": [0.9, 0.99], "lr": [0.005, 0.02, 0.05]},
+        "Finetune": {**sgd, **rates},
+        "SameCostRetrain": {**sgd, **rates},
         "Nothing": {},
+        "OracleMatching": {**matching, "lr": [3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2]},
     }
     return options[name]
 
@@ -65,8 +70,22 @@ def made(name, settings, place, number, mask="none"):
     """Give a recipe for one original of a scene."""
     if name == "SameCostRetrain":
         return recipes.Retrain(plan=TrainPlan(**settings)).named(name)
-    recipe = recipes.RECIPES[name](**settings)
+    recipe = recipes.RECIPES[name](**settings, **prepared(name, place, number))
     return recipe if mask == "none" else recipe.at(region(mask, place.problem.plan.batch_size))
+
+
+def prepared(name, place, number):
+    """Give what a recipe is told besides its settings: what was prepared for the network, or what is known of the request."""
+    if name == "DMM":
+        return {"datamodel": place.problem.datamodel}
+    if name == "OracleMatching":
+        return {"models": place.held_out}
+    whole = place.removed_class is not None
+    if name == "PGU":
+        return {"moments": place.moments(number), "stop": "class" if whole else "samples"}
+    if name == "DUCK":
+        return {"scenario": "class" if whole else "random"}
+    return {}
 
 
 def region(mask, batch_size):
@@ -78,15 +97,16 @@ def region(mask, batch_size):
 def problem_of(shared, cell):
     """Give the problem that a cell is of."""
     torch.set_num_threads(1)
-    return Problem(
-        name=cell["problem"], size=shared["size"], seed=cell["seed"], out=shared["out"], device=shared["device"]
-    )
+    return Problem(name=cell["problem"], seed=cell["seed"], **shared)
 
 
 def network_cell(shared, cell):
-    """Train the originals of a problem, so that later cells find them."""
-    problem_of(shared, cell).originals()
-    return {}
+    """Train the originals of a problem and make its datamodel, so that later cells find them; what the latter took."""
+    problem = problem_of(shared, cell)
+    problem.originals()
+    made, started = problem.datamodel.made, time.perf_counter()
+    problem.originals()
+    return {"seconds": made.seconds, "trained_rows": made.trained_rows, "finding": time.perf_counter() - started}
 
 
 def scene_cell(shared, cell):

@@ -4,7 +4,7 @@ Everything of a problem follows from its name, its size and a seed. Trained netw
 every row is looked at once a process.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from excise import errors, oracles, seeds
+from excise.attribution import Datamodel, estimate, principal_rows
+from excise.curvature import second_moments
 from excise.data import Rows, Split, of_class, random_fraction, within_classes
 from excise.data.sets import load
 from excise.masks import Mask
@@ -25,7 +27,7 @@ from excise.pipeline.evidence import loaded
 from excise.train import Engine, Task, TrainPlan
 
 PARTS = ("forget", "retain", "test")
-FORGET_FRACTION = 0.1
+FORGET_FRACTION, COMPONENT_FRACTION = 0.1, 0.05
 SETS = ("class", "random", "two-class")
 TITLES = {
     "class": "A whole class",
@@ -62,10 +64,10 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 SIZES = {
     "usual": {
         "digits": Size(
-            num_train=800, num_other=997, num_models=24, num_halves=512, num_components=2, width=128, epochs=40
+            num_train=800, num_other=997, num_models=20, num_halves=800, num_components=2, width=128, epochs=40
         ),
         "fashion-mnist": Size(
-            num_train=2000, num_other=2000, num_models=12, num_halves=256, num_components=2, width=16, epochs=15
+            num_train=2000, num_other=2000, num_models=12, num_halves=400, num_components=2, width=16, epochs=15
         ),
     },
     "tiny": {
@@ -139,6 +141,7 @@ class Problem:
     seed: int
     out: str
     device: str = "cpu"
+    code: str = ""
 
     @property
     def sizes(self):
@@ -182,7 +185,7 @@ class Problem:
     @property
     def sets(self):
         """Names of its forget sets."""
-        return SETS
+        return (*SETS, *(f"component-{number}" for number in range(1, self.sizes.num_components + 1)))
 
     def first_of_kind(self, name):
         """Give the first forget set of a set's kind, on which the settings of the kind are chosen."""
@@ -190,6 +193,9 @@ class Problem:
 
     def rule(self, name):
         """Give a forget set's rows."""
+        if kind_of(name) == "component":
+            count = round(COMPONENT_FRACTION * self.sizes.num_train)
+            return principal_rows(self.datamodel, count=count, component=int(name.partition("-")[2]))
         if name == "class":
             return of_class(self.classes(1)[0])
         if name == "two-class":
@@ -200,6 +206,11 @@ class Problem:
         """Draw classes by the seed."""
         drawn = torch.randperm(NUM_CLASSES, generator=seeds.generator(self.seed, "classes"))
         return drawn[:count].tolist()
+
+    @property
+    def datamodel(self):
+        """What each training row adds to the outputs; made of networks on halves, once, and kept in a file."""
+        return _datamodel(self)
 
     def originals(self):
         """Train networks on all rows, or find them."""
@@ -235,6 +246,25 @@ def _data(problem):
     one = sizes.num_train + sizes.num_other // 2
     ends = (slice(0, sizes.num_train), slice(sizes.num_train, one), slice(one, sizes.num_train + sizes.num_other))
     return tuple((inputs[order[end]], labels[order[end]]) for end in ends)
+
+
+@cache
+def _datamodel(problem):
+    sizes = problem.sizes
+    words = f"{problem.name}-{problem.size}-{problem.seed}-{problem.code[:16]}.datamodel"
+    path = Path(problem.out) / "datamodels" / words
+    if not path.exists():
+        made = estimate(
+            problem.make,
+            problem.train,
+            problem.plan,
+            sizes.num_halves,
+            seed=problem.seed,
+            bank=problem.bank,
+            together=True,
+        )
+        made.save(path)
+    return Datamodel.load(path)
 
 
 @cache
@@ -295,6 +325,7 @@ class Scene:
         others: what the held-out oracles say.
         floor: what measures give for two arms of oracles.
         oracle_seconds: of one training, as its share of those trained together.
+        kept: second moments by place of the original, as they were asked for.
     """
 
     problem: Problem
@@ -307,10 +338,17 @@ class Scene:
     others: Said
     floor: dict
     oracle_seconds: float
+    kept: dict = field(default_factory=dict)
 
     def original(self, place):
         """Give one of the originals."""
         return loaded(self.problem.make, self.originals[place], "an original")
+
+    def moments(self, place):
+        """Give the second moments of an original's inputs over all training rows, as they are kept since its training."""
+        if place not in self.kept:
+            self.kept[place] = second_moments(self.original(place), self.split.train)
+        return self.kept[place]
 
     @property
     def removed_class(self):
