@@ -24,10 +24,9 @@ import torch
 
 from benchmarks import published_page, published_plots
 from benchmarks.environment import environment
-from benchmarks.grid import filled
+from benchmarks.grid import filled, key_of
 from benchmarks.published_arms import (
     EVERY,
-    FAILED_DISTANCE,
     MASKED,
     MASKS,
     TRIALS,
@@ -37,6 +36,7 @@ from benchmarks.published_arms import (
     network_cell,
     scene_cell,
 )
+from benchmarks.published_numbers import FAILED_DISTANCE
 from benchmarks.published_problems import SIZES, Problem, kind_of, why_absent
 from benchmarks.published_workers import Workers
 from excise.cluster import Here
@@ -54,6 +54,7 @@ class Run:
 
     def __init__(self, size, problems, out, device, fleet):
         self.size, self.out, self.fleet = size, Path(out).absolute(), fleet
+        self.cells, self.found, self.prepared = 0, 0, {}
         self.absent = {name: why_absent(name) for name in problems if size != "pretend" and why_absent(name)}
         self.problems = [name for name in problems if name not in self.absent]
         self.shared = {"size": size, "out": str(self.out), "device": device, "code": digest_of_code()}
@@ -65,12 +66,17 @@ class Run:
     def fill(self, what, job, cells):
         """Give the result of each cell; what is missing is run."""
         fleet = self.fleet.named(what) if isinstance(self.fleet, Workers) else self.fleet
+        self.cells += len(cells)
+        self.found += sum((self.out / "cells" / f"{key_of(self.shared, cell)}.json").exists() for cell in cells)
         return filled(job, self.shared, cells, self.out / "cells", fleet)
 
     def scenes(self, seeds):
-        """Train all networks, and give what oracles say, by cell."""
+        """Train all networks, and give what oracles say, by cell; the dearest problem first, so that workers end together."""
         bare = [{"problem": name, "seed": seed} for name in self.problems[::-1] for seed in seeds]
-        self.fill("originals and datamodels", network_cell, bare)
+        made = self.fill("originals and datamodels", network_cell, bare)
+        self.prepared = {
+            name: [row for one, row in zip(bare, made, strict=True) if one["problem"] == name] for name in self.problems
+        }
         cells = [{**one, "set": name} for one in bare for name in self.problem(one["problem"], one["seed"]).sets]
         return list(zip(cells, self.fill("oracles", scene_cell, cells), strict=True))
 
@@ -82,8 +88,8 @@ def choose(run, seed=CHOOSING_SEED):
         if one["set"] != run.problem(one["problem"], seed).first_of_kind(one["set"]):
             continue
         for name in EVERY:
-            for settings in candidates(name, run.problem(one["problem"], seed)):
-                cells.append({**one, "recipe": name, "settings": settings, "mask": "none", "count": CHOOSING_MODELS})
+            own = {**one, "recipe": name, "mask": "none", "count": CHOOSING_MODELS}
+            cells += [{**own, "settings": some} for some in candidates(name, run.problem(one["problem"], seed))]
     results = run.fill("trials", arm_cell, cells)
     trials = {}
     for cell, result in zip(cells, results, strict=True):
@@ -116,9 +122,9 @@ def measure(run, chosen, seeds=SEEDS):
                 best = own[name]["trials"][own[name]["place"]]
                 cells.append({**one, "recipe": name, "settings": best["settings"], "mask": mask, "count": count})
     results = run.fill("recipes", arm_cell, cells)
-    found = {}
+    found = {name: {} for name in run.problems}
     for cell, result in scenes:
-        found.setdefault(cell["problem"], {}).setdefault(cell["set"], {"scene": [], "arms": {}})["scene"].append(result)
+        found[cell["problem"]].setdefault(cell["set"], {"scene": [], "arms": {}})["scene"].append(result)
     for cell, result in zip(cells, results, strict=True):
         arm = cell["recipe"] if cell["mask"] == "none" else f"{cell['recipe']}/{cell['mask']}"
         found[cell["problem"]][cell["set"]]["arms"].setdefault(arm, []).append(result)
@@ -126,10 +132,14 @@ def measure(run, chosen, seeds=SEEDS):
         "environment": environment(),
         "size": run.size,
         "sizes": {name: _told(SIZES[run.size][name]) for name in run.problems},
+        "networks": {name: run.problem(name, 0).described for name in run.problems},
         "seeds": list(seeds),
         "absent": run.absent,
         "workers": getattr(run.fleet, "count", 1),
         "seconds": time.time() - started,
+        "cells": run.cells,
+        "cells_found": run.found,
+        "prepared": _rounded(run.prepared),
         "problems": _rounded(found),
     }
 
@@ -188,18 +198,22 @@ def main(given=None):
             return
         run = Run("usual", names, asked.out, "cpu", fleet)
         if asked.choose:
-            _write(CHOSEN, _rounded(choose(run)))
+            kept = json.loads(CHOSEN.read_text())["chosen"] if CHOSEN.is_file() else {}
+            chosen = choose(run)
+            _write(CHOSEN, _rounded({**chosen, "chosen": {**kept, **chosen["chosen"]}}))
             return
         _write(FOUND, measure(run, json.loads(CHOSEN.read_text())))
     show()
 
 
 def _whole(run, *, keep):
-    """Choose and measure at another size, and print the page."""
+    """Choose and measure at another size, draw the figures beside the work, and print the page."""
     chosen = choose(run)
     found = measure(run, chosen, SEEDS if run.size == "large" else SEEDS[:2])
     if keep:
         _write(RESULTS / "published-large.json", {**found, "settings": chosen})
+    for name, picture in published_plots.pictures(found, MASKED).items():
+        (run.out / name).write_text(picture + "\n")
     sys.stdout.write(published_page.render(found, chosen))
 
 

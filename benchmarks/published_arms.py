@@ -1,14 +1,15 @@
-"""What is put to each problem: recipes with the settings that are tried, each alone and under two masks; and one cell of work."""
+"""What is put to each problem: recipes with the settings that are tried, alone and under two masks; and one cell of work."""
 
 import hashlib
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.published_problems import PARTS, Problem, compared, scene
+from benchmarks.published_numbers import FAILED_DISTANCE
+from benchmarks.published_problems import Problem
+from benchmarks.published_scenes import compared, scene
 import excise
 from excise import errors, recipes, seeds, unlearn
 from excise.localize import Cut, RandomLike, Top, WeightGradient
@@ -23,7 +24,6 @@ MASKED = (*PUBLISHED, "Finetune", "NegGradPlus")
 MASKS = ("del", "random")
 BUDGET_FRACTION = 0.3
 TRIALS = 6
-FAILED_DISTANCE = 1e9
 
 
 def grid(name, problem):
@@ -104,9 +104,9 @@ def network_cell(shared, cell):
     """Train the originals of a problem and make its datamodel, so that later cells find them; what the latter took."""
     problem = problem_of(shared, cell)
     problem.originals()
-    made, started = problem.datamodel.made, time.perf_counter()
-    problem.originals()
-    return {"seconds": made.seconds, "trained_rows": made.trained_rows, "finding": time.perf_counter() - started}
+    made = problem.datamodel.made
+    whole = problem.plan.epochs * problem.sizes.num_train
+    return {"num_halves": made.num_models, "seconds": made.seconds, "retrainings": made.trained_rows / whole}
 
 
 def scene_cell(shared, cell):
@@ -195,12 +195,9 @@ def score(place, own, numbers):
 def digest_of_code():
     """Give the SHA-256 of all that a cell's result may depend on: the library and what measures, not the page."""
     own = Path(__file__).resolve().parent
-    files = [own / "published_arms.py", own / "published_problems.py"]
+    files = [own / f"published_{name}.py" for name in ("arms", "problems", "scenes")]
     files += sorted(Path(excise.__file__).resolve().parent.rglob("*.py"))
     running = hashlib.sha256()
     for file in files:
         running.update(file.read_bytes())
     return running.hexdigest()
-
-
-__all__ = ["PARTS", "arm_cell", "candidates", "digest_of_code", "made", "network_cell", "scene_cell"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.published_numbers import Counts, Interval, against, arms, told, values
+from benchmarks.published_numbers import Counts, Interval, against, arms, values
 
 GRADIENT = ("SCRUB", "NegGradPlus", "Finetune")
 NEAR_POINTS = 2.0
@@ -19,7 +19,7 @@ class Verdict:
         system: whose claim.
         claim: in a line.
         here: the numbers.
-        appears: `appears`, `in part` or `does not appear`.
+        appears: `appears`, `in part` (in half of the cases or more), `does not appear` or `not run`.
     """
 
     system: str
@@ -35,20 +35,24 @@ def verdicts(found):
 
 def judged(good, cases):
     """Say it of a number of cases in which a claim held."""
-    if cases and good == cases:
-        return "appears"
-    return "in part" if cases and 2 * good >= cases else "does not appear"
+    if not cases:
+        return "not run"
+    return "appears" if good == cases else "in part" if 2 * good >= cases else "does not appear"
 
 
 def _contest(counts):
     """Say it of a comparison that a claim says is won."""
+    if not counts.cases:
+        return "not run"
     if counts.nearer == counts.cases:
         return "appears"
     return "in part" if counts.nearer > counts.further and 2 * counts.nearer >= counts.cases else "does not appear"
 
 
 def _told(counts):
-    return f"nearer in {counts.nearer} of {counts.cases} comparisons, further in {counts.further}, open in {counts.even}"
+    return (
+        f"nearer in {counts.nearer} of {counts.cases} comparisons, further in {counts.further}, open in {counts.even}"
+    )
 
 
 def _klom(place, arm):
@@ -86,13 +90,14 @@ def matching_on_components(found):
         cases += 1
         most = Interval.of([max(row) for row in zip(*coherent, strict=True)])
         plain = Interval.of(lead["random"])
-        ahead = Interval.of(
-            [max(row) - other for *row, other in zip(*coherent, lead["random"], strict=True)]
-        )
+        ahead = Interval.of([max(row) - other for *row, other in zip(*coherent, lead["random"], strict=True)])
         better += ahead.sign > 0 and most.mean > 0
         words.append(f"{problem}: lead of {most} nats there, {plain} on random rows")
     return Verdict(
-        "DMM", "the lead is largest on sets along principal components", "; ".join(words) or "no such sets", judged(better, cases)
+        "DMM",
+        "the lead is largest on sets along principal components",
+        "; ".join(words) or "no such sets",
+        judged(better, cases),
     )
 
 
@@ -172,7 +177,9 @@ def duck_leads_by_aus(found):
         if "DUCK" not in place["arms"] or name not in ("class", "random"):
             continue
         for rival in ("Finetune", "NegGradPlus", "SCRUB", "SalUn"):
-            pair = [[row[0] for row in values(place["arms"][arm], "aus")] for arm in ("DUCK", rival) if _sound(place, arm)]
+            pair = [
+                [row[0] for row in values(place["arms"][arm], "aus")] for arm in ("DUCK", rival) if _sound(place, arm)
+            ]
             if len(pair) == 2:
                 sign = -Interval.of([one - other for one, other in zip(*pair, strict=True)]).sign
                 counts.add(sign)
@@ -236,5 +243,3 @@ CLAIMS = (
     _removes("JiT", "a class is removed from network and forget rows alone, the others keep most of theirs"),
     jit_on_random_rows,
 )
-
-__all__ = ["CLAIMS", "Verdict", "told", "verdicts"]

@@ -7,6 +7,7 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+FAILED_DISTANCE = 1e9
 SAME_COST, NOTHING = "SameCostRetrain", "Nothing"
 
 
@@ -78,10 +79,11 @@ def values(rows, key, part=None):
 
 
 def distance(place, arm):
-    """Give an arm's distance a seed; a failed one is further than any other."""
-    if arm not in place["arms"]:
+    """Give an arm's distance a seed; one that failed at any is further than any other at all; None where it was not run."""
+    rows = place["arms"].get(arm)
+    if rows is None:
         return None
-    return [row["distance"] for row in place["arms"][arm]]
+    return [FAILED_DISTANCE] * len(rows) if any(row["failed"] for row in rows) else [row["distance"] for row in rows]
 
 
 def against(one, other):

@@ -8,7 +8,11 @@ from excise.report.scales import Log
 from excise.report.svg import add, drawn, short, text, title
 
 WIDTH, PANEL, LEFT, RIGHT, ROW, TOP = 920, 0, 110, 20, 17, 64
-MARKS = {"none": ("c0", "no mask"), "del": ("c1", "DEL's channels"), "random": ("c2", "as many of each layer at random")}
+MARKS = {
+    "none": ("c0", "no mask"),
+    "del": ("c1", "DEL's channels"),
+    "random": ("c2", "as many of each layer at random"),
+}
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #444 } .head { font-weight: 600 } .grid { stroke: #e3e3e3 }
 .floor { stroke: #15803d; stroke-dasharray: 4 3 } .same { stroke: #999; stroke-dasharray: 2 3 }
@@ -29,7 +33,9 @@ def picture(problem, sets, masked):
     """Give one figure: a panel a forget set, a line a system, three marks on it."""
     panels = [(name, place, [arm for arm in masked if arm in place["arms"]]) for name, place in sets.items()]
     height = TOP + sum(34 + 1.5 * ROW * len(some) for _, _, some in panels) + 30
-    svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {WIDTH} {short(height)}", "role": "img"})
+    svg = Element(
+        "svg", {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {WIDTH} {short(height)}", "role": "img"}
+    )
     title(svg, f"{problem}: distance to the oracles, alone and under masks")
     SubElement(svg, "style").text = STYLE
     scale = Log(low=0.7, high=_highest(panels))
