@@ -38,7 +38,7 @@ def grid(name, problem):
     rates = {"lr": [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]}
     matching = {"epochs": [round(1.5 * short)], **batch, "retain_multiplier": [5.0], "forget_multiplier": [1.0]}
     options = {
-        "DMM": {**matching, "lr": [1e-3, 5e-3], "multiplier": [1.0, 2.0, 4.0]},
+        "DMM": {**matching, "lr": [1e-3, 5e-3], "multiplier": [1.0, 2.0, 6.0]},
         "PGU": {
             "epochs": [plan.epochs],
             **batch,
@@ -48,7 +48,7 @@ def grid(name, problem):
         "DUCK": {"epochs": [max(3, plan.epochs // 8)], **batch, "lr": [1e-4, 1e-3, 5e-3], "lambda1": [0.3, 1.0]},
         "JiT": {**batch, "sigma": [0.1, 0.5], "lr": [3e-4, 1e-3, 5e-3] if easy else [3e-5, 1e-4, 3e-4]},
         "DEL": {**sgd, **rates},
-        "SalUn": {**sgd, "lr": [0.001, 0.003, 0.01, 0.02, 0.05, 0.1]},
+        "SalUn": {**sgd, "lr": [3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05]},
         "SSD": {"selection": [1.2, 1.5, 2.0, 3.0, 5.0, 8.0]},
         "SCRUB": {**few, "max_epochs": [1, 2, 4], "lr": [1e-3, 1e-2]},
         "NegGradPlus": {"epochs": [round(short / 2)], **batch, "alpha": [0.9, 0.99], "lr": [0.005, 0.02, 0.05]},

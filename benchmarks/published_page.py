@@ -163,7 +163,7 @@ def _claims(found):
         *paragraph(
             "Claims as abstracts and summaries put them, of networks a thousand times larger: what does not appear here may",
             f"well appear there. *Within {NEAR_POINTS:g} points* is of the mean over seeds. A class counts as removed with",
-            f"at most {FORGOTTEN:.0%} left on its test rows, and at most {KEPT_POINTS:g} points lost on the others', at every seed.",
+            f"at most {FORGOTTEN:.0%} left on its test rows and {KEPT_POINTS:g} points lost on the others', at every seed.",
             "*In part* is in half of the cases or more.",
         ),
         "",

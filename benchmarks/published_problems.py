@@ -216,27 +216,28 @@ class Problem:
 
     def originals(self):
         """Train networks on all rows, or find them."""
-        return oracles.originals(
-            self.make, self.train, self.plan, self.sizes.num_models, self.engine, bank=self.bank, together=True
-        )
+        several = partial(oracles.originals, self.make, self.train, self.plan, self.sizes.num_models, self.engine)
+        return together_if_possible(several, self)
 
     def oracles(self, split, *, held_out=False):
         """Train networks on a split's retain rows, or find them."""
-        return oracles.oracles(
-            self.make,
-            split.retain,
-            self.plan,
-            self.sizes.num_models,
-            self.engine,
-            held_out=held_out,
-            bank=self.bank,
-            together=True,
-        )
+        several = partial(oracles.oracles, self.make, split.retain, self.plan, self.sizes.num_models, self.engine)
+        return together_if_possible(partial(several, held_out=held_out), self)
 
     def split(self, name):
         """Give a forget set's split."""
         train, holdout, test = self.data
         return Split(train, forget=self.rule(name), test=test, holdout=holdout)
+
+
+def together_if_possible(several, problem):
+    """Train networks as one; large ones only where that pays, and one by one where it cannot be done to the bit."""
+    if problem.size not in RESIDUAL:
+        return several(bank=problem.bank, together=True)
+    try:
+        return several(bank=problem.bank, together=None)
+    except errors.BadRequest:
+        return several(bank=problem.bank, together=False)
 
 
 @cache
@@ -252,19 +253,11 @@ def _data(problem):
 
 @cache
 def _datamodel(problem):
-    sizes = problem.sizes
     words = f"{problem.name}-{problem.size}-{problem.seed}-{problem.code[:16]}.datamodel"
     path = Path(problem.out) / "datamodels" / words
     if not path.exists():
-        made = estimate(
-            problem.make,
-            problem.train,
-            problem.plan,
-            sizes.num_halves,
-            seed=problem.seed,
-            bank=problem.bank,
-            together=True,
-        )
+        several = partial(estimate, problem.make, problem.train, problem.plan, problem.sizes.num_halves)
+        made = together_if_possible(partial(several, seed=problem.seed), problem)
         made.save(path)
     return Datamodel.load(path)
 
