@@ -41,6 +41,7 @@ CASES = {
     "Finetune": ("sgd", lambda _: methods.Finetune(plan=SGD)),
     "Ascend": ("sgd", lambda _: methods.Ascend(plan=SGD)),
     "Contrast": ("sgd", lambda _: methods.Contrast(plan=SGD, alpha=0.9)),
+    "Attract": ("adam", lambda _: methods.Attract(plan=ADAM, repeats=1)),
     "Relabel": ("sgd", lambda _: methods.Relabel(plan=SGD)),
     "Distill": ("adam", lambda _: methods.Distill(plan=ADAM, max_epochs=1)),
     "TwoTeachers": ("adam", lambda _: methods.TwoTeachers(plan=ADAM)),
@@ -103,7 +104,7 @@ SAYS_WHY = {
     "Dampen": "two sets of importances and the new weights",
     "Influence": "the vectors of its solve",
 }
-TEACHING = ("Distill", "TwoTeachers")
+TEACHING = ("Attract", "Distill", "TwoTeachers")
 
 
 def _original(model):

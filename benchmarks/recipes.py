@@ -53,6 +53,8 @@ GRID = {
     "MSG": {**SGD, "lr": [0.1, 0.2, 0.4]},
     "CT": {**SGD, "lr": [0.1, 0.2, 0.4]},
     "RUM": {"finetune_epochs": [2], "relabel_epochs": [2], "batch_size": [128], "lr": [0.03, 0.05, 0.1]},
+    "JiT": {"batch_size": [32], "sigma": [0.1, 0.5], "lr": [1e-5, 3e-5, 1e-4]},
+    "DUCK": {"epochs": [5], "batch_size": [128], "ratio": [1, 5], "lr": [3e-4, 1e-3, 3e-3]},
     "Retrain": {"lr": [0.1, 0.2, 0.4]},
     "Nothing": {},
 }

@@ -40,7 +40,7 @@ STEPS = [
     {"methods", "oracles"},
     {"observe", "custody"},
     {"measure"},
-    {"report"},
+    {"attribution", "report"},
     {"recipes"},
     {"pipeline"},
     {"lifecycle"},
@@ -51,6 +51,7 @@ ONLY = {"measure": {"errors"}, "report": {"errors"}}
 WITHOUT_TORCH = {"measure", "report", "errors", "plugins", "verify", "version"}
 # The one import inside a function: an optional package in its leaf file.
 OPTIONAL = {
+    ("attribution/trak.py", "dattri"),
     ("cluster/ray_fleet.py", "ray"),
     ("data/sets/image_folder.py", "PIL"),
     ("distributed/sharding.py", "torch"),  # what shards takes as long to import as half of torch

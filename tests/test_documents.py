@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as performance
-from benchmarks import audits, batchnorm, method_memory, recipes, scale
+from benchmarks import audits, batchnorm, method_memory, recipes, scale, zero_shot
 from excise import errors
 from excise.cli import main
 
@@ -39,6 +39,10 @@ def test_no_file_that_a_page_leads_to_is_left_out_of_the_repository():
 
 def test_the_page_of_all_recipes_is_what_was_measured():
     assert recipes.PAGE.read_text(encoding="utf-8") == recipes.render(json.loads(recipes.FOUND.read_text()))
+
+
+def test_the_page_of_what_can_be_had_from_forget_rows_alone_is_what_was_measured():
+    assert zero_shot.PAGE.read_text(encoding="utf-8") == zero_shot.render(json.loads(zero_shot.FOUND.read_text()))
 
 
 def test_the_page_of_memory_is_what_was_measured():

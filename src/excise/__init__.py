@@ -1,8 +1,8 @@
 """Make a trained PyTorch network forget chosen training rows, and show how well it did.
 
 The front door: `Split`, `doctor`, `bench`, `tune`, `unlearn`, `audit`, `Ledger`, `TrainPlan`, `Mask`, and the rooms `recipes`,
-`methods`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`, `train`, `distributed`, `cluster`.
-Names are looked up when first used, so that importing `excise` does not import torch.
+`methods`, `attribution`, `localize`, `data`, `networks`, `oracles`, `observe`, `measure`, `testing`, `train`, `distributed`,
+`cluster`. Names are looked up when first used, so that importing `excise` does not import torch.
 """
 
 import importlib
@@ -13,6 +13,7 @@ from excise.version import __version__
 
 if TYPE_CHECKING:
     from excise import (
+        attribution,
         cluster,
         data,
         distributed,
@@ -55,6 +56,7 @@ _HOMES = {
     "unlearn": "excise.pipeline",
 }
 _ROOMS = (
+    "attribution",
     "cluster",
     "data",
     "distributed",
@@ -86,6 +88,7 @@ __all__ = [
     "Tuning",
     "Unlearned",
     "__version__",
+    "attribution",
     "audit",
     "bench",
     "cluster",

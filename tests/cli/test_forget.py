@@ -237,3 +237,25 @@ def test_another_request_does_not_take_the_place_of_one_that_was_killed(project,
     assert kept == sorted(path.name for path in (project / "run" / "checkpoints").iterdir())
     done = unlearn("--set", "epochs=2")
     assert done.code == 0 and "goes on from its checkpoint" in done.err
+
+
+def test_data_of_rows_to_forget_alone_are_told_by_a_word(project, unlearn, localize, excise):
+    words = ("--set", "num_draws=2", "--set", "lr=0.001", "--json")
+    done = unlearn(*words, forget="all", recipe="JiT", plan="plan.toml")
+    assert done.code == 0 and done.json["retraining_share"] is None
+    assert "An audit cannot say: it reads the rows that stay" in done.err
+    request = json.loads((project / "run" / "run.json").read_text())["request"]
+    assert (request["num_rows"], request["num_forget"]) == (200, 200)
+    before = tree(project / "run")
+    assert "nothing was done" in unlearn(*words, forget="all", recipe="JiT", plan="plan.toml").err
+    found = localize("--json", forget="all", out="cut", budget=0.2)
+    assert found.code == 0 and found.json["mask_fraction"] > 0.1
+    again = unlearn(*words, forget="all", recipe="JiT", mask="cut/mask.safetensors", out="cut-run")
+    assert again.code == 0 and again.json["mask_fraction"] == found.json["mask_fraction"]
+    refused = unlearn("--json", forget="all", out="none")
+    assert refused.code == 2 and "recipes that read no row that stays: NegGrad, " in refused.json["error"]
+    refused = localize("--json", forget="all", out="none", criterion="fisher-ratio")
+    assert refused.code == 2 and "reads rows that stay" in refused.json["error"]
+    refused = excise("audit", "run", "--test", "mine:test", "--json")
+    assert refused.code == 2 and "unlearn with all training rows as --data" in refused.json["error"]
+    assert tree(project / "run") == before

@@ -272,3 +272,8 @@ def test_a_key_that_is_gone_is_said_to_be_gone(ledger, excise, project):
     assert done.code == 0 and "is not on this machine: it is noted as gone, and may lie elsewhere" in done.out
     assert ledger("status", "life").json["notes"] == []
     assert ledger("status", "life").json["requests"][0]["key"] == "destroyed"
+
+
+def test_every_row_is_more_than_a_ledger_can_forget(ledger, project):
+    refused = ledger("request", "life", "--forget", "all")
+    assert refused.code == 2 and "rows are all that no request has named yet" in refused.json["error"]

@@ -19,7 +19,7 @@ from excise.cli import main
 from excise.version import __version__
 from tests.cli.project import UNLEARN, tree, typed
 
-COMMANDS = ("demo", "unlearn", "tune", "bench", "localize", "doctor", "audit", "bank", "report", "recipes")
+COMMANDS = ("demo", "unlearn", "tune", "bench", "localize", "doctor", "audit", "bank", "datamodel", "report", "recipes")
 ENTRY = [sys.executable, "-c", "from excise.cli.main import run; run()"]
 
 

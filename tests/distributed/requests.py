@@ -12,9 +12,9 @@ import excise
 from excise import errors, params, recipes
 from excise.data import Split
 from excise.distributed import Processes, launch, normalised_together, shard_of, sharded, sharding
-from excise.localize import Gradient, Mean, Top, WeightGradient
+from excise.localize import Cut, Gradient, Mean, Top, WeightGradient
 from excise.masks import Mask
-from excise.methods import Finetune, Relabel
+from excise.methods import Attract, Finetune, Match, OracleMean, Relabel
 from excise.methods.base import Iterative
 from excise.train import Checkpoints, Engine, Hooks, Task, TrainPlan, chosen_rows
 from excise.train.augment import Augment
@@ -26,6 +26,7 @@ CASES = {**CASES, "dropout": DROPOUT}
 FORGET = [0, 3, 8, 11, 14, 15, 18]
 PLAN = TrainPlan(epochs=2, lr=0.05, batch_size=5, weight_decay=0.1, clip_norm=0.5)
 AUGMENTED = TrainPlan(epochs=1, lr=0.05, batch_size=3, augment=Augment(flip=True, pad=1))
+SMALL = TrainPlan(epochs=1, lr=0.05, batch_size=3)
 ODD = TrainPlan(epochs=2, lr=0.05, batch_size=3, optimizer="adamw")
 
 
@@ -60,15 +61,22 @@ class Averages(Iterative):
 def asked():
     """Give recipes by name: batches of 5, and of 3 and 2 and 1, which leave some of four processes without a row."""
     small = {"epochs": 1, "batch_size": 3, "lr": 0.05}
+    oracle = CASES["batchnorm"].make()
+    with torch.no_grad():
+        oracle[8].weight.mul_(1.5)
     return {
         "DEL": recipes.DEL(epochs=2, batch_size=5, lr=0.05, momentum=0.5, weight_decay=0.01),
         "SalUn": recipes.SalUn(**small),
         "SCRUB": recipes.SCRUB(max_epochs=1, **small),
         "NegGradPlus": recipes.NegGradPlus(**small),
         "L1Sparse": recipes.L1Sparse(**small, kappa=0.01),
+        "PGU": recipes.PGU(**small, gamma=0.7, momentum=0.9, weight_decay=0.01),
+        "JiT": recipes.JiT(**small, num_draws=3),
         "BadTeacher": recipes.BadTeacher(**small),
+        "Attract": Attract(plan=SMALL, repeats=2),
         "Margin": Margin(plan=ODD),
         "augmented": Finetune(plan=AUGMENTED),
+        "Match": Match(plan=ODD, targets=OracleMean([oracle]), retain_multiplier=1, forget_multiplier=1.6, anchor=0.1),
         "mixed": Relabel(plan=PLAN, order="mixed", buffers="adapt"),
     }
 
@@ -77,9 +85,10 @@ def problem(case="batchnorm", num_rows=20, forget=FORGET):
     return CASES[case].make(), Split(CASES[case].data(num_rows), forget=forget)
 
 
-def unlearned(processes, recipe, case="batchnorm", **options):
+def unlearned(processes, recipe, case="batchnorm", split=None, **options):
     """Give what came of a recipe: the mask's digest, weights and buffers, frozen digests, losses, cost."""
-    model, split = problem(case)
+    model, usual = problem(case)
+    split = usual if split is None else split
     fresh = lambda: CASES[case].build().double()  # noqa: E731
     done = excise.unlearn(model, split, recipe, fresh=fresh, processes=processes, **options)
     state = {name: value.clone() for name, value in done.model.state_dict().items()}
@@ -257,6 +266,7 @@ def everything(processes, names, directory):
         "resumed": resumed(processes, directory),
         "unlearned": all_of_them(processes, names),
         "of chosen rows": of_chosen_rows(processes),
+        "of forget alone": of_forget_alone(processes),
     }
 
 
@@ -269,7 +279,7 @@ class Trespasses(Iterative):
 
     def objective(self, step):
         with torch.no_grad():
-            step.shards[0].add_(1e-9)
+            step.shards[0].local.add_(1e-9)
         return step.mean_loss("retain")
 
 
@@ -300,6 +310,12 @@ def of_chosen_rows(processes):
     finally:
         for name, value in before.items():
             setattr(chosen_rows, name, value)
+
+
+def of_forget_alone(processes):
+    """Give what comes of a split without retain rows, in a place found on the forget rows."""
+    split = Split.of_forget(tuple(part[FORGET] for part in CASES["batchnorm"].data(20)))
+    return {"JiT": unlearned(processes, asked()["JiT"].at(Cut(Gradient(), 0.5)), split=split)}
 
 
 def of_nothing(processes):
@@ -383,8 +399,11 @@ def engine_for(model, processes):
 
 def everything_sharded(processes, names):
     """Do all that is checked of sharded networks in one start of processes."""
+    model, split = problem()
+    project = partial(excise.unlearn, model, split, recipes.PGU(epochs=1), processes=processes)
     return {
         "unlearned": all_of_them(processes, names),
+        "refused": refused(processes, errors.BadRequest, project),
         "grouped": grouped(processes),
         "of nothing": of_nothing(processes),
         "held": held(processes),

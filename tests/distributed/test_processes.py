@@ -29,6 +29,7 @@ def test_several_processes_come_to_what_one_does(size, tmp_path):
     found = together(size, requests.everything, NAMES[size], str(tmp_path / "checkpoints"))
     require_equal([own["unlearned"] for own in found], requests.all_of_them(requests.ALONE, NAMES[size]))
     require_equal([own["of chosen rows"] for own in found], requests.of_chosen_rows(requests.ALONE))
+    require_equal([own["of forget alone"] for own in found], requests.of_forget_alone(requests.ALONE))
     for rank, own in enumerate(found):
         assert own["verbs"] == {
             "holes": [[[size * (size - 1) / 2] * 3] * 2, [1.0] * 3, None],

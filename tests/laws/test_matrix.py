@@ -20,6 +20,7 @@ from excise.train import TrainPlan, held_modules
 from excise.train.statistics import running_statistics
 from tests.cases import CASES
 from tests.probes import moved, raw, snapshot
+from tests.recipes.prepared import Halved
 
 NETWORKS = ("mlp", "batchnorm", "transformer")
 FORGET = [0, 3, 8, 11, 14]
@@ -83,11 +84,16 @@ def ways(name):
         "finetune with Adam": methods.Finetune(plan=ADAM, buffers="adapt"),
         "ascend": methods.Ascend(plan=PLAN, buffers="follow-mask"),
         "contrast": methods.Contrast(plan=PLAN, alpha=0.9),
+        "attract": methods.Attract(plan=PLAN, repeats=2),
         "relabel": methods.Relabel(plan=PLAN),
         "relabel, mixed": methods.Relabel(plan=ADAM, redraw="once", order="mixed", exclude_true=False),
         "distill": methods.Distill(plan=ADAM, max_epochs=1, alpha=0.5, gamma=1.0, temperature=2.0),
         "two teachers": methods.TwoTeachers(plan=PLAN),
         "closest epoch": methods.ClosestEpoch(methods.Contrast(plan=ADAM, alpha=0.5)),
+        "until": methods.Until(methods.Contrast(plan=ADAM, alpha=0.5), methods.BelowAccuracy(0.5)),
+        "smooth": methods.Smooth(plan=PLAN, sigma=0.5, num_draws=3),
+        "project": methods.Project(plan=PLAN, gamma=0.5),
+        "match": methods.Match(plan=ADAM, targets=Halved(), retain_multiplier=1, forget_multiplier=1.5, anchor=0.01),
         "sparsify": methods.Sparsify(plan=PLAN, kappa=1e-3),
         "prune": methods.Prune(fraction=0.5),
         "dampen": methods.Dampen(selection=1.0, dampening=0.5),
@@ -178,7 +184,7 @@ def _moves_nothing(model, mask, way):
     shapes = {key: value.shape for key, value in model.named_parameters() if mask.count(key)}
     kernels = any(len(shape) == 4 and shape[2] > 1 for shape in shapes.values())
     matrices = any(len(shape) > 1 for shape in shapes.values())
-    return {"transpose": not kernels, "redraw": not matrices, "prune": not matrices}.get(way, False)
+    return {"transpose": not kernels, **dict.fromkeys(("redraw", "prune", "project"), not matrices)}.get(way, False)
 
 
 @pytest.mark.parametrize("place", KNOWN_PLACES)
@@ -234,11 +240,16 @@ def steps_at(plan):
         "finetune": methods.Finetune(plan=plan),
         "ascend": methods.Ascend(plan=plan),
         "contrast": methods.Contrast(plan=plan, alpha=0.5),
+        "attract": methods.Attract(plan=plan, repeats=2),
         "relabel": methods.Relabel(plan=plan),
         "relabel, mixed": methods.Relabel(plan=plan, order="mixed"),
         "distill": methods.Distill(plan=plan, max_epochs=1),
         "two teachers": methods.TwoTeachers(plan=plan),
         "closest epoch": methods.ClosestEpoch(methods.Finetune(plan=plan)),
+        "until": methods.Until(methods.Finetune(plan=plan), methods.BelowAccuracy(0.5)),
+        "smooth": methods.Smooth(plan=plan, sigma=0.5, num_draws=3, buffers="follow-mask", mode="train"),
+        "project": methods.Project(plan=plan, gamma=0.5),
+        "match": methods.Match(plan=plan, targets=Halved()),
         "sparsify": methods.Sparsify(plan=plan, kappa=0.1),
         "soften": methods.Soften(method=methods.Finetune(plan=plan)),
         "within": methods.Within(where=localize.Head(), method=methods.Finetune(plan=plan)),

@@ -11,18 +11,23 @@ from excise.data import Split
 from excise.localize import LastLayers, Modules
 from excise.masks import Mask
 from excise.methods import (
+    Attract,
+    BelowAccuracy,
     ClosestEpoch,
     Dampen,
     Distill,
     Finetune,
+    Match,
     Nothing,
     Partition,
+    Project,
     Relabel,
     Reset,
     Rewind,
     Sequence,
     Soften,
     TwoTeachers,
+    Until,
     Widened,
     Within,
 )
@@ -30,6 +35,7 @@ from excise.recipes import RUM
 from excise.train import Hooks, TrainPlan
 from tests.cases import CASES
 from tests.probes import LeftAlone, same_bytes, snapshot
+from tests.recipes.prepared import Halved
 
 FORGET = [0, 3, 9]
 PLAN = TrainPlan(epochs=1, lr=0.05, batch_size=5)
@@ -112,6 +118,11 @@ REFUSED = {
         errors.BadRequest,
         "retain_fraction: 0.01 of 17 retain rows is less than one row",
     ),
+    "match": (
+        Match(plan=PLAN, targets=Halved(), forget_multiplier=0.3),
+        errors.BadRequest,
+        "forget_multiplier: 0.3 of 3 forget rows is less than one row",
+    ),
     "dampen": (Dampen(selection=99.0), errors.BadRequest, "selection: with 3 of 20 rows to forget"),
     "soften in soften": (
         Soften(method=Widened(Soften(method=TUNE))),
@@ -124,7 +135,11 @@ REFUSED = {
         errors.BadRequest,
         r"teacher: expected logits of shape \(8, 4\), as the network's, found \(8, 3\)",
     ),
+    "project": (Project(plan=PLAN, frozen=("nope",)), errors.BadRequest, "no linear or .* layer is named 'nope'"),
     "closest epoch": (ClosestEpoch(TUNE), errors.BadRequest, "holdout rows of every class .*, found none of 3"),
+    "attract": (Attract(plan=PLAN, removed=(9,)), errors.BadRequest, "removed: expected classes .*to 3, found 9"),
+    "attract, a head": (Attract(plan=PLAN, head="nope"), errors.UnsupportedModel, "named 'nope'"),
+    "until": (Until(Attract(plan=PLAN, head="nope"), BelowAccuracy()), errors.UnsupportedModel, "named 'nope'"),
     "within modules": (Within(TUNE, Modules(("nope",))), errors.MaskMismatch, "named 'nope'"),
     "within last layers": (Within(TUNE, LastLayers(9)), errors.BadRequest, "k: expected at most 3"),
 }
@@ -166,9 +181,11 @@ def test_what_they_can_do_is_done_after_the_others(around):
             Reset(to=state()),
             parted(TUNE, TUNE, memorization=torch.arange(3.0)),
             TwoTeachers(plan=PLAN),
+            Match(plan=PLAN, targets=Halved(), retain_multiplier=1),
             Dampen(selection=2.0),
             Distill(plan=PLAN, max_epochs=1),
             ClosestEpoch(TUNE),
+            Until(Attract(plan=PLAN), BelowAccuracy()),
             Within(TUNE, LastLayers(2)),
         )
     )
@@ -200,6 +217,7 @@ def binary():
         (Distill(plan=PLAN, max_epochs=0, alpha=0.1), "Distill: expected logits of two classes or more, found 1"),
         (TwoTeachers(plan=PLAN), "TwoTeachers: expected logits of two classes or more, found 1"),
         (TwoTeachers(plan=PLAN, retain_fraction=0.0), "TwoTeachers: expected logits of two classes or more, found 1"),
+        (Match(plan=PLAN, targets=Halved(), loss="ce"), "Match: expected logits of two classes or more, found 1"),
         (Relabel(plan=PLAN), "Relabel: expected a network of two classes or more"),
         (RUM(budget_fraction=0.5).method, "Relabel: expected a network of two classes or more"),
     ],
@@ -222,7 +240,9 @@ def test_a_distillation_without_a_divergence_takes_one_logit():
     assert same_bytes(one, other) and not same_bytes(one, snapshot(model))
 
 
-@pytest.mark.parametrize("method", [Distill(plan=PLAN, max_epochs=1), TwoTeachers(plan=PLAN)])
+@pytest.mark.parametrize(
+    "method", [Distill(plan=PLAN, max_epochs=1), TwoTeachers(plan=PLAN), Match(plan=PLAN, targets=Halved(), loss="ce")]
+)
 def test_run_by_hand_a_single_class_is_refused_at_the_first_step(method):
     model, split, options = binary()
     engine = excise.train.Engine(

@@ -11,7 +11,7 @@ from excise.lifecycle.settings import code_digest, differing, recipe_values, sou
 from excise.masks import Mask
 from excise.methods import FromFunction
 from excise.recipes import Recipe
-from excise.train import TrainPlan
+from excise.recipes.table import example_of
 
 
 def a_function(net, retain, forget, validation):
@@ -86,8 +86,5 @@ def test_a_difference_is_named_by_its_field_with_both_values(before, now, words)
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_no_recipes_values_hold_an_address(name):
-    try:
-        first, again = (recipe_values(recipes.RECIPES[name]()) for _ in range(2))
-    except TypeError:  # it needs settings
-        first, again = (recipe_values(recipes.RECIPES[name](plan=TrainPlan(epochs=1, lr=0.1))) for _ in range(2))
+    first, again = (recipe_values(example_of(recipes.RECIPES[name])) for _ in range(2))
     assert first == again and "0x" not in str(first)

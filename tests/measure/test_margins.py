@@ -100,3 +100,9 @@ def test_rows_that_move_up_do_not_make_up_for_rows_that_move_down():
     moved = np.mean(oracles, axis=0) + np.where(np.arange(1000) % 2, 5.0, -5.0)
     assert moved.mean() == pytest.approx(np.mean(oracles), abs=1e-12)
     assert margin_distance(moved, oracles) == pytest.approx(5.0, rel=0.05)  # spread is 1 within 2%
+
+
+def test_a_constant_added_to_all_logits_changes_nothing():
+    logits, targets = np.random.default_rng(0).standard_normal((6, 4)), np.array([0, 1, 2, 3, 0, 1])
+    shifts = np.array([0.0, 3.0, -7.0, 0.5, 100.0, -40.0])[:, None]
+    np.testing.assert_allclose(margins(logits + shifts, targets), margins(logits, targets), rtol=0, atol=1e-12)

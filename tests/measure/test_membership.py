@@ -2,6 +2,7 @@
 
 import decimal
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.svm import SVC
 
 from excise import errors
-from excise.measure import confidence_attack, confidences, entropies, margins, modified_entropy
+from excise.measure import above_unseen, auc, confidence_attack, confidences, entropies, margins, modified_entropy
 
 
 def draws(seed=0):
@@ -210,3 +211,42 @@ def test_empty_arrays_and_values_that_are_not_finite_are_refused_by_name(name, b
     parts = {"members": np.ones(3), "non_members": np.zeros(3), "forget": np.ones(2), name: np.array(broken)}
     with pytest.raises(errors.BadRequest, match=rf"^{name}: expected finite confidences"):
         confidence_attack(**parts, generator=draws())
+
+
+def test_a_score_as_the_unseen_have_it_on_average_is_a_half():
+    unseen = draws().normal(2, 3, (9, 20))
+    np.testing.assert_allclose(above_unseen(unseen.mean(axis=0), unseen), 0.5, atol=1e-12)
+    scores = above_unseen(unseen[0], unseen[1:])
+    assert auc(scores, scores) == 0.5
+
+
+def test_it_is_the_normal_distribution_of_each_row_by_itself():
+    unseen, own = draws().normal(2, 3, (9, 4)), draws(1).normal(2, 4, 4)
+    for row, found in enumerate(above_unseen(own, unseen)):
+        normal = statistics.NormalDist(*(part(unseen[:, row].tolist()) for part in (statistics.mean, statistics.stdev)))
+        assert found == pytest.approx(normal.cdf(own[row]), rel=1e-12)
+
+
+def test_scores_of_one_network_more_are_spread_evenly_and_those_of_a_member_are_not():
+    """With many networks mu and sd are known, and Phi of a normal score is uniform."""
+    unseen = draws().normal(0, 2, (400, 3000))
+    even = above_unseen(draws(1).normal(0, 2, 3000), unseen)
+    assert (
+        np.abs(np.sort(even) - (np.arange(3000) + 0.5) / 3000).max() < 1.63 / math.sqrt(3000) + 0.01
+    )  # Kolmogorov, 1%
+    assert auc(above_unseen(draws(1).normal(2, 2, 3000), unseen), even) == pytest.approx(
+        0.7602, abs=0.02
+    )  # Phi(1/sqrt 2)
+
+
+def test_where_all_agree_nothing_is_divided():
+    unseen = np.ones((3, 3))
+    assert above_unseen(np.array([0.0, 1.0, 2.0]), unseen).tolist() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 5), (4,)])
+def test_other_tables_are_refused(shape):
+    with pytest.raises(
+        errors.BadRequest, match=r"^unseen: expected scores \[models, examples\] of at least 2 networks"
+    ):
+        above_unseen(np.zeros(4), np.zeros(shape))

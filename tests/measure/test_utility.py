@@ -191,6 +191,16 @@ def test_the_error_over_runs_is_that_of_a_bootstrap(scenario, seed):
     assert error == pytest.approx(np.std(again) / math.sqrt(1 - 1 / count), rel=0.05)
 
 
+@pytest.mark.parametrize("scenario", ["class removal", "random removal"])
+def test_the_error_over_runs_is_the_spread_of_the_score_over_many_such_runs(scenario):
+    """Monte Carlo: the experiment of ten runs again and again; its scores spread as its errors say, squared, on average."""
+    found = [unlearning_score_of_runs(*runs_of(10, scenario, seed), scenario=scenario) for seed in range(1500)]
+    scores, errors_said = np.array(found).T
+    spread = scores.std(ddof=1)
+    # the standard error of a standard deviation of 1,500 values is 1.8%, that of the root of the mean square less
+    assert np.sqrt((errors_said**2).mean()) == pytest.approx(spread, rel=0.08)
+
+
 def test_the_error_sees_that_accuracies_go_together():
     original = np.array([0.7, 0.8, 0.9])
     score, error = unlearning_score_of_runs(original, original - 0.05, [0.02] * 3, scenario="class removal")

@@ -332,6 +332,9 @@ def test_removing_a_class_is_scored_on_its_test_rows():
 
     oracles = [score(network(state)) for state in STATES["oracles"]]
     assert found.value == pytest.approx(score(case.model) - np.mean(oracles))
+    error = np.std(oracles, ddof=1) / np.sqrt(len(oracles))
+    assert f"{score(case.model):.3f}, minus the oracles' mean, {np.mean(oracles):.3f} with a" in found.sentence
+    assert f"standard error of {error:.3f};" in found.sentence and found.low < found.value < found.high
 
 
 def test_the_same_request_is_measured_to_the_same_numbers():

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import excise
-from excise import errors, params, recipes, seeds
+from excise import errors, methods, params, recipes, seeds
+from excise.curvature import second_moments
+from excise.localize import Everything
 from excise.masks import Mask
 from excise.measure import ulira
 from excise.oracles import Bank
@@ -112,6 +114,14 @@ def test_a_mask_by_hand_and_statistics_left_alone_are_used_again(original, monke
     heard.clear()
     gathered(unlearned_by(original, recipes.Finetune(epochs=1)))
     assert [one["mask"] for one in heard] == [None, None]
+
+
+def test_what_was_prepared_on_one_network_is_prepared_on_every_other(original):
+    """Moments given for the network under audit are taken anew for each original: as if none had been given."""
+    given = methods.Project(plan=PLAN, moments=second_moments(original, SPLIT.train))
+    ways = (methods.Sequence((given,)), methods.Within(where=Everything(), method=replace(given, moments=None)))
+    one, other = (margins_of(gathered(unlearned_by(original, way))[0].unlearned) for way in ways)
+    np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def test_only_the_masked_layer_moves_in_the_population_too(original, monkeypatch):

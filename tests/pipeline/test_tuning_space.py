@@ -4,6 +4,7 @@ import pytest
 
 from excise import errors, recipes
 from excise.pipeline.tuning_space import Choices, Range, default_settings, default_space, read_space, recipe_name
+from excise.recipes.table import STAND_INS, needed
 from excise.train import TrainPlan
 
 
@@ -49,6 +50,12 @@ TUNED = [name for name in recipes.RECIPES if name not in ("Retrain", "Nothing")]
 @pytest.mark.parametrize("name", TUNED)
 def test_every_recipe_has_a_default_space_that_holds_its_own_settings(name):
     make = recipes.RECIPES[name]
+    if needs := needed(make):
+        with pytest.raises(
+            errors.BadRequest, match=f"recipe: {name} needs {needs[0]}; bind it, as in functools.partial"
+        ):
+            read_space(make, None)
+        make = functools.partial(make, **{key: STAND_INS[key]() for key in needs})
     space = read_space(make, None)
     assert space
     own = default_settings(make, space)

@@ -7,19 +7,17 @@ import pytest
 import excise
 from excise import errors, recipes
 from excise.recipes import RECIPES, table
+from excise.recipes.table import STAND_INS, example_of, needed
 from excise.train import TrainPlan
 from tests.cases import CASES
-
-PLAN = TrainPlan(epochs=1, lr=0.05, batch_size=8)
-
+from tests.recipes.prepared import settings_for
 
 TELL = {"SSD": {"selection": 1.0}}  # few rows: no weight is ten times as important to them as to all
 NETWORK = {"MSG": "separable"}  # it needs convolutions
 
 
 def made(name, **options):
-    needs = inspect.signature(RECIPES[name]).parameters
-    return RECIPES[name](**({"plan": PLAN} if "plan" in needs else {}), **options)
+    return example_of(RECIPES[name], **options)
 
 
 def test_the_table_names_every_recipe_of_the_room_and_no_other():
@@ -61,16 +59,31 @@ def test_the_table_in_words():
             "everywhere",
             "Nothing for part 1, Finetune for part 2, Relabel in Gradient by weight, 50% for part 3",
         ),
+        "DUCK": (2023, "everywhere", "Attract, until the forget accuracy is below that of unseen rows"),
         "NegGrad": (2021, "everywhere", "Ascend"),
+        "PGU": (2024, "everywhere", "Project"),
+        "DMM": (2024, "everywhere", "Match"),
+        "OracleMatching": (2024, "everywhere", "Match"),
+        "JiT": (2024, "everywhere", "Smooth"),
         "Retrain": (0, "everywhere", "Retrain"),
         "Nothing": (0, "everywhere", "Nothing"),
     }
     assert wanted.items() <= words.items()
 
 
+def test_what_a_recipe_needs_and_cannot_have_a_default_for_has_a_stand_in():
+    needs = {name: needed(make) for name, make in RECIPES.items() if needed(make)}
+    assert needs == {"DMM": ("datamodel",), "OracleMatching": ("models",), "Retrain": ("plan",)}
+    assert set(STAND_INS) == {key for keys in needs.values() for key in keys}
+    plan = TrainPlan(epochs=3, lr=0.5)
+    assert example_of(RECIPES["Retrain"], plan=plan).method.plan == plan
+    assert example_of(RECIPES["DMM"], multiplier=2.0).method.targets.multiplier == 2.0
+
+
 def test_the_table_has_every_recipe_that_the_issue_names():
     named = "DEL SalUn SSD SCRUB SCRUBPlusR NegGrad NegGradPlus RandomLabel BadTeacher L1Sparse IU Finetune CFk EUk MSG CT RUM"
-    assert list(RECIPES) == [*named.split(), "Retrain", "Nothing"]
+    published = "DUCK PGU DMM OracleMatching JiT"
+    assert list(RECIPES) == [*named.split(), *published.split(), "Retrain", "Nothing"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -78,7 +91,8 @@ def test_every_recipe_runs(name):
     case = CASES[NETWORK.get(name, "mlp")]
     model, (inputs, labels) = case.make(), case.data(60)
     split = excise.Split((inputs[:40], labels[:40]), forget=[1, 5, 8], holdout=(inputs[40:], labels[40:]))
-    found = excise.unlearn(model, split, made(name, **TELL.get(name, {})), seed=3)
+    settings = {**settings_for(RECIPES[name], model, 40, case.num_classes), **TELL.get(name, {})}
+    found = excise.unlearn(model, split, RECIPES[name](**settings), seed=3)
     assert found.recipe == name
     moved = sum(found.patch.num_changed.values())
     assert (moved == 0) == (name == "Nothing")

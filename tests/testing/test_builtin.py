@@ -11,9 +11,11 @@ from torch import nn
 from excise import methods, recipes
 from excise.localize import Everything, Head
 from excise.methods import Finetune, Method, Reset
+from excise.recipes.table import example_of
 from excise.testing import check_method
 from excise.testing.problems import PROBLEMS
 from excise.train import TrainPlan
+from tests.recipes.prepared import Halved
 
 PLAN = TrainPlan(epochs=2, lr=0.02, batch_size=12, weight_decay=0.1)
 
@@ -31,6 +33,7 @@ def shift(net, retain, forget, validation):
 
 # A new method has its line here: the class, and what it is made with.
 BUILT_IN = {
+    methods.Attract: {"plan": PLAN, "repeats": 1},
     methods.ClosestEpoch: {"method": Finetune(plan=PLAN)},
     methods.FromFunction: {"function": shift, "batch_size": 8},
     methods.Noise: {"sigma": 0.1},
@@ -43,6 +46,7 @@ BUILT_IN = {
     methods.Soften: {"method": Finetune(plan=PLAN)},
     methods.SwitchOff: {},
     methods.Transpose: {},
+    methods.Until: {"method": Finetune(plan=PLAN), "rule": methods.BelowAccuracy(0.5)},
     methods.Widened: {"method": Finetune(plan=PLAN)},
     methods.Within: {"method": Finetune(plan=PLAN), "where": Head()},
 }
@@ -54,9 +58,12 @@ AS_RECIPE = {
     methods.Distill: "SCRUB",
     methods.Finetune: "Finetune",
     methods.Influence: "IU",
+    methods.Match: "OracleMatching",
     methods.Nothing: "Nothing",
+    methods.Project: "PGU",
     methods.Relabel: "RandomLabel",
     methods.Retrain: "Retrain",
+    methods.Smooth: "JiT",
     methods.Sparsify: "L1Sparse",
     methods.TwoTeachers: "BadTeacher",
 }
@@ -81,7 +88,19 @@ def test_it_passes_every_check(kind):
     assert sum(check.outcome == "passed" for check in report) > 70
 
 
+QUICK = {
+    "epochs": 1,
+    "ratio": 0,
+    "max_epochs": 1,
+    "finetune_epochs": 1,
+    "relabel_epochs": 1,
+    "batch_size": 12,
+    "plan": PLAN,
+    "retain_multiplier": 1.0,
+    "forget_multiplier": 1.5,
+}
 QUICK = {"epochs": 1, "max_epochs": 1, "finetune_epochs": 1, "relabel_epochs": 1, "batch_size": 12, "plan": PLAN}
+QUICK |= {"retain_multiplier": 1.0, "forget_multiplier": 1.5}
 FEW_ROWS = {"SSD": {"selection": 1.0}}  # few rows: no weight is ten times as important to them as to all
 # One row cannot be parted in three: the check is content with a refusal before any work, and skipped with what that says.
 REFUSED = {"RUM": {"one_forget_row_will_do": "it refuses a single row: Partition: part 1 of 3 would hold none of 1"}}
@@ -92,10 +111,13 @@ def made(name):
 
     Without decay an optimizer that is handed too much moves nothing that has no gradient.
     """
-    known = inspect.signature(recipes.RECIPES[name]).parameters
+    make = recipes.RECIPES[name]
+    known = inspect.signature(make).parameters
     stands = name in AS_RECIPE.values()
     settings = {**QUICK, **({"epochs": PLAN.epochs} if stands else {}), **FEW_ROWS.get(name, {})}
-    recipe = recipes.RECIPES[name](**{key: settings[key] for key in settings if key in known})
+    recipe = example_of(make, **{key: settings[key] for key in settings if key in known})
+    if isinstance(recipe.method, methods.Match):
+        recipe = replace(recipe, method=replace(recipe.method, targets=Halved()))  # which fit every problem
     if not stands or not hasattr(recipe.method, "plan"):
         return recipe
     plan = msgspec.structs.replace(recipe.method.plan, weight_decay=PLAN.weight_decay)

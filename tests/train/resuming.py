@@ -101,6 +101,14 @@ def start():
         return fresh()
 
 
+def elsewhere():
+    """Give the network with another head: what an oracle might say."""
+    oracle = start()
+    with torch.no_grad():
+        oracle.head.weight.mul_(1.5)
+    return oracle
+
+
 def split(num_rows=28, *, augmented=True):
     draws = torch.Generator().manual_seed(6)
     labels = torch.arange(num_rows) % 3
@@ -121,7 +129,13 @@ def some_methods(name, *, epochs=2, batch_size=7):
         "two passes an epoch": methods.Distill(plan=plan, max_epochs=1, buffers="adapt"),
         "a reset before": methods.Sequence((methods.Reset(), relabel)),
         "three stages": methods.Partition(methods=(methods.Nothing(), finetune, relabel)),
+        "a list with repeats": methods.Match(
+            plan=plan, targets=methods.OracleMean([elsewhere()]), retain_multiplier=1, forget_multiplier=2.5, anchor=0.1
+        ),
+        "noise for each row": methods.Smooth(plan=plan, sigma=0.5, num_draws=2, mode="train", buffers="adapt"),
         "a look after each epoch": methods.ClosestEpoch(finetune),
+        "batches that are repeated": methods.Attract(plan=plan, repeats=3, forget_batch_size=3, buffers="adapt"),
+        "a rule that ends it": methods.Until(finetune, methods.BelowAccuracy(0.9)),
     }
 
 

@@ -367,7 +367,7 @@ def test_how_rows_will_be_read_is_counted_from_the_passes():
     every = Rows.all_of(CASES["mlp"].data(20))
     rows = {"retain": every.head(10), "forget": every.head(6)}
     plan = TrainPlan(epochs=2, lr=0.1, batch_size=4)
-    streams = [[("retain", "forget")], [("forget",)]]
-    found = readings_of(rows, {"retain": 4, "forget": 2}, plan, streams, keep_single=True)
+    parts = [[Pass(on("retain"), ("retain", "forget"))], [Pass(on("forget"), ("forget",))]]
+    found = readings_of(rows, {"retain": 4, "forget": 2}, plan, parts, keep_single=True)
     assert (found["retain"].sizes, found["retain"].rounds) == ((4, 2), 1.0)
     assert (found["forget"].sizes, found["forget"].rounds) == ((2,), 2.0)  # 3 batches beside retain's 3, and 3 alone

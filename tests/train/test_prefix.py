@@ -9,7 +9,7 @@ from torch import nn
 from excise.masks import Mask
 from excise.networks import tiny_resnet, vit_small
 from excise.train import enforced
-from excise.train.prefix import Uncut, cut, layout_of
+from excise.train.prefix import Prefix, Uncut, cut, layout_of
 from tests.cases import CASES
 from tests.probes import LeftAlone, raw, same_bytes, snapshot
 
@@ -266,3 +266,22 @@ def test_two_cuts_share_nothing_but_the_network():
     one, other = halves(model, ["4"], x), halves(model, ["2", "4"], x)
     assert (len(one.compute(x)[0][0]), len(other.compute(x)[0][0])) == (8, 10)
     assert same_bytes(before, snapshot(model))
+
+
+@pytest.mark.parametrize(("trained", "called"), [("2", ("2", "3", "4")), ("4", ("4",))])
+def test_the_second_half_says_which_modules_it_calls(trained, called):
+    model = CASES["mlp"].make()
+    for name, value in model.named_parameters():
+        value.requires_grad_(name.startswith(trained))
+    prefix = cut(model, CASES["mlp"].data(ROWS)[0])
+    assert prefix.called == called
+    assert [prefix.finishes(name) for name in ("0", "2", "4", "5")] == [False, "2" in called, True, False]
+    heard = []
+    for name in called:
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: heard.append(name))
+    prefix.finish(prefix.compute(CASES["mlp"].data(ROWS)[0]))
+    assert heard == list(called)
+
+
+def test_a_module_that_is_called_twice_is_not_finished_as_the_network_does():
+    assert not Prefix(lambda inputs: (inputs,), lambda kept: kept, called=("a", "b", "a")).finishes("a")

@@ -8,7 +8,7 @@ from excise import errors
 from excise.data import Rows
 from excise.data.batches import Batch
 from excise.train import Task, cross_entropy, forward_pair
-from excise.train.task import device_of, require_class_targets
+from excise.train.task import device_of, floating_inputs, require_class_targets, with_inputs
 from tests.cases import CASES
 from tests.probes import LeftAlone, Watched, as_module, touched
 
@@ -227,3 +227,34 @@ def test_classes_that_the_network_does_not_have_are_refused_where_they_count(lab
     for rows in (None, ~among):
         with pytest.raises(errors.BadData, match=message):
             require_class_targets(targets, torch.zeros(3, 4), "Look", remedy="stop", among=rows)
+
+
+def test_a_batch_with_other_inputs_keeps_the_rest_once_for_each_copy():
+    rest = {"label": torch.tensor([5, 6]), "box": torch.arange(6).reshape(2, 3), "name": "x"}
+    inputs, kept = with_inputs((torch.zeros(2, 4), rest), torch.ones(6, 4), 3)
+    assert inputs.shape == (6, 4) and kept["name"] == "x"
+    assert kept["label"].tolist() == [5, 6, 5, 6, 5, 6]
+    assert torch.equal(kept["box"], torch.cat([rest["box"]] * 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (torch.zeros(2, 3), "a tensor of torch.float32;"),
+        ({"x": torch.zeros(2, 3)}, "dict;"),
+        ((torch.zeros(2), torch.zeros(2), torch.zeros(2)), "tuple;"),
+        ((torch.zeros(2, dtype=torch.uint8), torch.zeros(2)), "a tensor of torch.uint8 for inputs;"),
+        (((torch.zeros(2),), torch.zeros(2)), "tuple for inputs;"),
+    ],
+)
+def test_inputs_that_cannot_be_moved_a_little_are_refused(content, found):
+    with pytest.raises(errors.UnsupportedModel, match=f"floating-point numbers to move a little, found {found}"):
+        floating_inputs(content)
+
+
+def test_labels_are_looked_at_only_where_somebody_reads_them():
+    inputs, labels = some_rows(num_classes=9)
+    rows = {"forget": Rows.all_of((inputs, labels))}
+    Task().require_fit(CASES["mlp"].make(), rows, labelled=False)
+    with pytest.raises(errors.BadData, match="labels lie outside 0 to 3"):
+        Task().require_fit(CASES["mlp"].make(), rows)

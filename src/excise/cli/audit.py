@@ -197,12 +197,21 @@ def _read_run(run: Path) -> tuple[dict[str, Any], _Asked, Made]:
     try:
         asked = msgspec.convert(record.get("request"), _Asked)
         if asked.command == "unlearn":
+            _require_rows_that_stay(run, asked)
             return record, asked, msgspec.convert(record.get("result"), Made)
     except msgspec.ValidationError as error:
         raise errors.Corrupt(f"{run / store.RECORD} is not a record that this version can read: {error}") from error
     raise errors.BadRequest(
         f"expected the directory of an `excise unlearn` run, found one of {asked.command!r} in {run}"
     )
+
+
+def _require_rows_that_stay(run: Path, asked: _Asked) -> None:
+    if reveal(asked.forget) == tables.EVERY_ROW:
+        raise errors.BadSplit(
+            f"{run}: an audit reads rows that stay and rows never trained on, and this run was given rows to forget alone "
+            "(--forget all); unlearn with all training rows as --data and the ids to forget in a file, then audit that"
+        )
 
 
 def _tell_of_rounding(run: Path, asked: _Asked, tier: str | None, machine: Machine, to: Console) -> None:

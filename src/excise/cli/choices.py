@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from excise import errors, store
+from excise.attribution import Datamodel
 from excise.cli import offers
 from excise.cli.tables import known_word, nearest, read_plan
+from excise.curvature import Moments
 from excise.lifecycle.settings import recipe_values as recipe_values
 from excise.localize import (
     Deepest,
@@ -33,6 +35,7 @@ from excise.localize import (
 )
 from excise.localize.scores import Granularity
 from excise.recipes import RECIPES, Recipe
+from excise.recipes.table import needed
 from excise.store.values import read_array
 from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
@@ -79,10 +82,9 @@ def read_recipe(name: str, settings: list[str] | None, plan: object = None) -> R
         errors.BadRequest: unknown recipe or setting, with the nearest name; or a value of the wrong kind.
     """
     make, options = read_settings(name, settings, plan)
-    known = inspect.signature(make, eval_str=True).parameters
-    required = [key for key, parameter in known.items() if parameter.default is parameter.empty and key not in options]
+    required = [key for key in needed(make) if key not in options]
     if required:
-        how = "; a plan is a .toml file with the fields of a TrainPlan" if required[0] == "plan" else ""
+        how = f"; {WHENCE[required[0]]}" if required[0] in WHENCE else ""
         raise errors.BadRequest(f"--recipe: {name} needs {required[0]}; give it as --set {required[0]}=…{how}")
     return make(**options)
 
@@ -108,6 +110,13 @@ def read_settings(
     if "plan" in known and "plan" not in options and isinstance(plan, TrainPlan):
         options["plan"] = plan
     return make, options
+
+
+def told_files(settings: list[str] | None) -> dict[str, Any]:
+    """Give what a record says of files that settings name and that a run is to be known by: the SHA-256 of each."""
+    words = dict(setting.partition("=")[::2] for setting in settings or ())
+    found = {key: store.file_digest(Path(words[key])) for key in RECORDED if key in words}
+    return {"files_sha256": found} if found else {}
 
 
 def converted(option: str, recipe: str, key: str, value: str, kind: Any) -> Any:
@@ -160,11 +169,28 @@ def read_numbers(path: Path) -> Tensor:
     return found.double()
 
 
+def read_states(words: str) -> list[dict[str, Tensor]]:
+    """Read weights of several networks: one file, or several with commas between them."""
+    return [store.read_weights(Path(word)) for word in words.split(",")]
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "plan": read_plan,
     "reduction": read_reduction,
     "localizer": read_criterion,
     "initial": lambda words: store.read_weights(Path(words)),
+    "moments": lambda words: Moments.load(Path(words)),
     "memorization": lambda words: read_numbers(Path(words)),
+    "datamodel": lambda words: Datamodel.load(Path(words)),
+    "models": read_states,
 }
 """Settings of recipes that are not numbers or words themselves."""
+
+RECORDED = ("moments",)
+"""Those whose file a record names by its digest."""
+WHENCE = {
+    "plan": "a plan is a .toml file with the fields of a TrainPlan",
+    "datamodel": "a datamodel is a file that `excise datamodel` writes",
+    "models": "these are weights of networks that never saw the forget rows, FILE.safetensors,FILE.safetensors,…",
+}
+"""What recipes need and have no default for, and where it comes from."""

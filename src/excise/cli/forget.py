@@ -66,6 +66,7 @@ def run(
         "recipe": recipe,
         "set": sorted(settings or ()),
         "settings": choices.recipe_values(how),
+        **choices.told_files(settings),
         "mask": None if allowed is None else allowed.digest,
         "plan": plan,
         "holdout": holdout,
@@ -200,6 +201,9 @@ def _tell(to: Console, found: dict[str, Any], split: Split, plan: str | None) ->
     of_retraining = "" if share is None else f", {show.percent(share)} % of a retraining"
     show.say(to, f"{found['seconds']:.1f} s, {found['trained_rows']:,} rows forward and backward{of_retraining}.")
     show.say(to, f"Wrote {found['out']}")
+    if not len(split.retain):
+        show.say(to, "Did it work? An audit cannot say: it reads the rows that stay, and none were given.")
+        return
     words = [
         "excise audit",
         found["out"],

@@ -18,7 +18,12 @@ import msgspec
 import typer
 
 from excise import errors
-from excise.cli import commands_custody, commands_ledger  # noqa: F401 - they add their commands
+from excise.cli import (  # noqa: F401 - they add their commands
+    commands_attribution,
+    commands_custody,
+    commands_ledger,
+    commands_moments,
+)
 from excise.cli.commands import UNSEEDED, app
 from excise.cli.printable import printable
 from excise.cli.stopping import Terminated, listen

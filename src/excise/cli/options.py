@@ -97,7 +97,10 @@ Data = Annotated[
     str, typer.Option(help="pkg.mod:train, a data set or (inputs, labels); or a built-in: digits, cifar10, …")
 ]
 Forget = Annotated[
-    Path, typer.Option(help="Row ids to forget: a text file of integers, or a .npy of integers or booleans.")
+    Path,
+    typer.Option(
+        help="Row ids to forget: a text file of integers, or a .npy of integers or booleans; or `all` that --data holds."
+    ),
 ]
 Test = Annotated[str | None, typer.Option("--test", help="pkg.mod:test; built-in data bring their own.")]
 Holdout = Annotated[

@@ -37,6 +37,8 @@ from excise.store.values import MAX_TEXT_BYTES, read_array, read_content, read_j
 from excise.train.plan import TrainPlan
 
 _Value = TypeVar("_Value")
+EVERY_ROW = "all"
+"""What `--forget` says of data that are rows to forget and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ def read_problem(
     if num_rows == 0:
         raise errors.BadData(f"--data: expected training rows, found an empty data set in {data}")
     unseen = None if holdout is None else read_rows(holdout, "--holdout")
-    split = Split(train, forget=read_ids(forget, num_rows), test=held_out, holdout=unseen)
+    if str(forget) == EVERY_ROW:
+        split = Split.of_forget(train, test=held_out, holdout=unseen)
+    else:
+        split = Split(train, forget=read_ids(forget, num_rows), test=held_out, holdout=unseen)
     request = {
         "model": model,
         "weights": str(weights),
@@ -216,11 +221,13 @@ def read_rows(words: str, option: str) -> Any:
 
 
 def read_ids(path: Path, num_rows: int) -> Tensor:
-    """Read row ids: whitespace- or comma-separated integers, `#` to the end of a line left out; or a `.npy` array.
+    """Read row ids: whitespace- or comma-separated integers, `#` to the end of a line left out; or a `.npy` array; or `all`.
 
     Raises:
         errors.BadSplit: no such file, something that is not an integer, or ids that do not fit the data.
     """
+    if str(path) == EVERY_ROW:
+        return torch.arange(num_rows)
     try:
         if path.suffix == ".npy":
             return checks.as_ids("--forget", read_array(path), num_rows)

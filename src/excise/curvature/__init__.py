@@ -18,21 +18,25 @@ from excise.curvature.gradient import (
     summed_gradient,
     trainable,
 )
+from excise.curvature.moments import Moments, layers_of, second_moments
 from excise.curvature.solve import conjugate_gradient, published_woodfisher
 
 __all__ = [
     "Accumulate",
     "Importance",
+    "Moments",
     "conjugate_gradient",
     "example_gradients",
     "fisher_product",
     "flat",
     "forget_and_all_importances",
+    "layers_of",
     "num_chunks",
     "published_woodfisher",
     "require_accumulate",
     "require_importance",
     "resting",
+    "second_moments",
     "shard_gradient",
     "squared_gradients",
     "summed_gradient",

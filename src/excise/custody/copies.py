@@ -13,9 +13,12 @@ import torch
 from excise import errors, store
 from excise.custody.claims import claimed, is_paper
 from excise.custody.contents import OPAQUE, contents, holds_bytes, readable
+from excise.custody.datamodels import datamodel_reason
 from excise.custody.finding import ORDER, Finding, Reason, weightiest
 from excise.custody.network import patch_reason
 from excise.custody.places import MOST_FILES, files_in, lies_in
+from excise.custody.prepared import KINDS as PREPARED
+from excise.custody.prepared import prepared_reason
 from excise.custody.traced import ROWS, Traced
 from excise.oracles.bank import KINDS, TRAINING, UNFINISHED, Bank, Entry, entry_of
 from excise.store.keys import keys_home
@@ -186,7 +189,10 @@ def _finding(path: Path, traced: Traced) -> Finding | None:
 
 
 def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
-    network = traced.network
+    network, told = traced.network, datamodel_reason(path, traced.data)
+    if told is not None:
+        yield told
+        return
     size = sum(value.numel() * value.element_size() for value in network.after.values())
     held = contents(path, max(_LEAST_READ_BYTES, 8 * size))
     kind = held.metadata.get("kind", "")
@@ -194,6 +200,10 @@ def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
         return
     if kind == "excise-patch-1":
         reason = patch_reason(held.arrays, held.metadata.get("base_digest", ""), network)
+        yield from () if reason is None else (reason,)
+        return
+    if kind in PREPARED:
+        reason = prepared_reason(path, held, network, traced.rows, traced.num_retained)
         yield from () if reason is None else (reason,)
         return
     if kind in KINDS and "seal" in held.metadata:

@@ -90,8 +90,11 @@ class DatasetSource(Source):
         return default_collate([self.dataset[index] for index in ids.tolist()])
 
     def labels(self, ids: Tensor) -> Tensor:
-        """Read the labels from the dataset's own list of them (`targets` or `labels`), else row by row."""
-        listed = _listed_labels(self.dataset)
+        """Read the labels from the dataset's own list of them (`targets` or `labels`), else row by row.
+
+        No row but those asked for is read.
+        """
+        listed = _listed_labels(self.dataset, ids)
         if listed is not None:
             return listed.index_select(0, ids)
         return torch.tensor([self._label(index) for index in ids.tolist()], dtype=torch.int64)
@@ -233,11 +236,12 @@ def _only(content: Any) -> Any:
     return tuple(_only(part) for part in content) if isinstance(content, tuple | list) else content
 
 
-def _listed_labels(dataset: Dataset[Any]) -> Tensor | None:
-    """Give a dataset's own list of labels, if it has one that agrees with its first, middle and last example."""
+def _listed_labels(dataset: Dataset[Any], ids: Tensor) -> Tensor | None:
+    """Give a dataset's own list of labels, if it has one that agrees with the first, middle and last example of some."""
     if isinstance(dataset, Subset):
-        inner = _listed_labels(dataset.dataset)
-        return None if inner is None else inner[torch.as_tensor(dataset.indices)]
+        indices = torch.as_tensor(dataset.indices)
+        inner = _listed_labels(dataset.dataset, indices[ids])
+        return None if inner is None else inner[indices]
     for name in ("targets", "labels"):
         values = getattr(dataset, name, None)
         if not isinstance(values, Tensor | np.ndarray | Sequence):
@@ -248,7 +252,8 @@ def _listed_labels(dataset: Dataset[Any]) -> Tensor | None:
             continue
         if listed.shape != (len(dataset),) or listed.is_floating_point() or listed.dtype == torch.bool:  # type: ignore[arg-type]
             continue
-        if all(_agrees(dataset, index, listed) for index in sorted({0, len(listed) // 2, len(listed) - 1})):
+        probed = {int(ids[place]) for place in (0, len(ids) // 2, -1)} if len(ids) else set()
+        if all(_agrees(dataset, index, listed) for index in sorted(probed)):
             return listed.to(torch.int64)
     return None
 
@@ -331,7 +336,8 @@ class Rows:
 
     Attributes:
         source: where they are read.
-        ids: int64 `[rows]`, stable ids into the source, never positions in this set.
+        ids: int64 `[rows]`, stable ids into the source, never positions in this set. A list to train on may hold an id
+            several times; each is a row of it.
     """
 
     source: Source
@@ -361,7 +367,7 @@ class Rows:
     def fingerprint(self) -> str:
         """Give the SHA-256 of the rows' ids and content. Reads every row once."""
         running = hashlib.sha256(params.raw_bytes(self.ids))
-        for chunk in torch.split(self.ids, 1024):
+        for chunk in torch.split(self.ids, 1024) if len(self) else ():
             for leaf in _leaves(self.source.read(chunk)):
                 running.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode() + bytes(params.raw_bytes(leaf)))
         return running.hexdigest()

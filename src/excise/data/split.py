@@ -13,8 +13,20 @@ from excise.data.forget import Rule
 from excise.data.rows import ArraySource, DatasetSource, Rows, as_source
 
 
+class _Every(Rule):
+    """Every training row, for `Split.of_forget`."""
+
+    def ids(self, train: Rows) -> Tensor:
+        return train.ids
+
+
+_EVERY = _Every()
+
+
 class Split:
     """Which rows to forget, which to retain, which to test on. Immutable.
+
+    Who holds the rows to forget alone, and not the rest of what the network was trained on, makes one by `Split.of_forget`.
 
     Args:
         train: the data the network was trained on: a map-style dataset of `(input, label)`, or a pair of arrays or tensors.
@@ -25,7 +37,7 @@ class Split:
     Attributes:
         train: `Rows` the network was trained on (forget and retain together).
         forget: `Rows` to forget.
-        retain: `Rows` of `train` that stay.
+        retain: `Rows` of `train` that stay; none if made by `of_forget`.
         test: `Rows` for measuring, or None.
         holdout: `Rows` for choosing, or None.
 
@@ -71,16 +83,49 @@ class Split:
         rest[chosen] = False
         if len(chosen) == 0:
             raise errors.BadSplit("forget: expected at least one row, found none; name the rows to forget")
-        if not bool(rest.any()):
+        if not bool(rest.any()) and forget is not _EVERY:
             raise errors.BadSplit(
                 f"forget: all {len(chosen)} training rows; nothing is left to retain; a network trained on nothing is "
-                "an untrained one"
+                "an untrained one; if there are others, which are not at hand, call Split.of_forget(rows)"
             )
         self.train: Rows = trained
         self.forget: Rows = Rows(source, chosen)
         self.retain: Rows = Rows(source, every.ids[rest])
         self.test: Rows | None = seen["test"]
         self.holdout: Rows | None = seen["holdout"]
+
+    @classmethod
+    def of_forget(cls, rows: object, *, test: object = None, holdout: object = None) -> Split:
+        """Give the split of somebody who holds the rows to forget, and not those that stay: there are no retain rows.
+
+        For methods that read none, such as those of `recipes.JiT` and `recipes.NegGrad`. What reads some, an audit too, says so
+        before any work.
+
+        Args:
+            rows: to forget, all of them: data as for `Split`.
+            test: as for `Split`.
+            holdout: as for `Split`.
+
+        Raises:
+            errors.BadSplit: as `Split`.
+            errors.BadData: as `Split`.
+
+        >>> Split.of_forget((torch.zeros(2, 3), torch.arange(2)))
+        Split(forget 2, retain 0)
+        """
+        return cls(rows, forget=_EVERY, test=test, holdout=holdout)
+
+    def require_retain(self, what: str, remedy: str = "") -> None:
+        """Refuse a split made by `of_forget`, for the sake of `what`.
+
+        Raises:
+            errors.BadSplit: there are no retain rows.
+        """
+        if len(self.retain) == 0:
+            raise errors.BadSplit(
+                f"retain: {what} reads rows that stay, and this split has none: it is of rows to forget alone "
+                f"(Split.of_forget, --forget all); give all training rows, as Split(train, forget=...){remedy}"
+            )
 
     def narrowed(self, forget: Tensor, *, gone: Tensor) -> Split:
         """Give the split in which only some of the forget rows are to be forgotten now, and others were before.
@@ -111,16 +156,17 @@ class Split:
         """Give a split of fewer training rows drawn at random, in the same proportion: at least one to forget, two to retain.
 
         Args:
-            num_rows: of the training rows, from 3 to all of them.
+            num_rows: of the training rows, from 3 (from 1 where none is retained) to all of them.
             seed: of the draw; a smaller draw of one seed is a part of a larger one.
 
         Raises:
             errors.BadRequest: another number.
         """
-        if not 3 <= num_rows <= len(self.train) or len(self.retain) < 2:
-            raise errors.BadRequest(f"num_rows: expected 3 to {len(self.train)}, found {num_rows}")
+        least = 2 if len(self.retain) else 0
+        if not 1 + least <= num_rows <= len(self.train) or len(self.retain) < least:
+            raise errors.BadRequest(f"num_rows: expected {1 + least} to {len(self.train)}, found {num_rows}")
         num_forget = max(1, round(num_rows * len(self.forget) / len(self.train)))
-        num_forget = min(num_forget, num_rows - 2, len(self.forget))
+        num_forget = min(num_forget, num_rows - least, len(self.forget))
         num_retain = min(num_rows - num_forget, len(self.retain))
         forget, retain = (
             rows.ids[torch.randperm(len(rows), generator=seeds.generator(seed, "smaller", name))[:count]].sort().values

@@ -24,7 +24,7 @@ def size(split: Split) -> list[Finding]:
     """Find a forget set so large that retraining is the right method. Reads nothing."""
     num_forget, num_rows = len(split.forget), len(split.train)
     share = num_forget / num_rows
-    if share <= LARGE_FRACTION:
+    if share <= LARGE_FRACTION or not len(split.retain):  # of how many training rows they are a part is not known then
         return []
     most = share > MOST_FRACTION
     return [

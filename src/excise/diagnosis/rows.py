@@ -77,8 +77,9 @@ class Census:
 
 
 def parts(split: Split) -> dict[str, Rows]:
-    """Give forget, retain and (where there is one) test."""
-    return {"forget": split.forget, "retain": split.retain, **({"test": split.test} if split.test else {})}
+    """Give forget, and (where there are any) retain and test."""
+    every = {"forget": split.forget, "retain": split.retain, "test": split.test}
+    return {name: rows for name, rows in every.items() if rows}
 
 
 def census(split: Split, seed: int, hooks: Hooks) -> Census:
@@ -249,14 +250,14 @@ def infinite(found: Census) -> list[Finding]:
 
 def one_label(found: Census) -> list[Finding]:
     """Find training rows that all have one label."""
-    known = [value for name in ("forget", "retain") for value in found.labels[name].values()]
+    known = [value for name in ("forget", "retain") for value in found.labels.get(name, {}).values()]
     if not known or any(isinstance(value, list) for value in known) or len(set(known)) > 1:
         return []
     return [
         Finding(
             "all training rows have the same label, so a network that says it always is right: accuracies and margins "
             "cannot tell forgetting from anything",
-            f"{sum(found.sizes[name] for name in ('forget', 'retain'))} training rows",
+            f"{sum(found.sizes.get(name, 0) for name in ('forget', 'retain'))} training rows",
             "give the labels the network was trained on; for other targets pass forward= and loss=",
             "warning",
         )

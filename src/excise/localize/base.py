@@ -67,9 +67,12 @@ class _Finder(ABC, Generic[Found]):
         Raises:
             errors.UnsupportedModel: no parameters, or no finite logits.
             errors.BadData: rows the network cannot take, or labels outside its head.
+            errors.BadSplit: retain rows are read and there are none.
         """
         params.require_parameters(model)
         require_machine(machine)
+        if self.reads_retain:
+            split.require_retain(type(self).__name__, "; or a localizer of forget rows alone, such as WeightGradient()")
         own, task = params.shadow_of(model, trainable=True), Task(forward, loss)
         split = placed(split, device_of(own), on_device=machine.on_device, workers=machine.workers)
         with seeds.isolated(seed, "probe"):

@@ -62,3 +62,24 @@ def head_mask(model: nn.Module, rows: Rows, task: Task) -> Mask:
             "(recipes that train a head take its name as head=)"
         )
     return head
+
+
+def linear_head(model: nn.Module, rows: Rows, task: Task) -> str:
+    """Name the classifier head as `head_mask` finds it, which must be an `nn.Linear`. Runs the first row.
+
+    Raises:
+        errors.UnsupportedModel: another kind of module, or none, stands there.
+    """
+    ran = entered_modules(model, rows, task)
+    last = model.get_submodule(ran[-1]) if ran else model
+    if not isinstance(last, nn.Linear):
+        where = (
+            f"the last module with weights is {ran[-1]!r}, a {type(last).__name__}"
+            if ran
+            else "no module with weights runs"
+        )
+        raise errors.UnsupportedModel(
+            f"features: expected a network whose head is an nn.Linear, found that in {type(model).__name__} {where}; "
+            "name the module whose input is wanted (head=)"
+        )
+    return ran[-1]

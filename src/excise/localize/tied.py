@@ -61,6 +61,7 @@ class TiedChannels(Region):
         for module in modules:
             on = module.tied(split.forget.ids).any(0)
             if not self.shared:
+                split.require_retain("TiedChannels(shared=False), the ids alone,")
                 on &= ~module.tied(split.retain.ids).any(0)
             entries[name_of[id(module.gate)]] = on
         return Mask(entries, {name: tuple(value.shape) for name, value in own.items()})

@@ -42,7 +42,7 @@ from excise.measure.measures import (
     oracle_band,
     spreads_to_see,
 )
-from excise.measure.membership import confidence_attack, confidences, entropies, modified_entropy
+from excise.measure.membership import above_unseen, confidence_attack, confidences, entropies, modified_entropy
 from excise.measure.one_run import OneRun, one_run, one_run_epsilon
 from excise.measure.permutation import against_held_out
 from excise.measure.probe import entanglement, linear_probe
@@ -99,6 +99,7 @@ __all__ = [
     "RowTest",
     "Signals",
     "Stratum",
+    "above_unseen",
     "accuracy",
     "accuracy_by_class",
     "against_held_out",

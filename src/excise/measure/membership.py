@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, ndtr
 from sklearn.svm import SVC
 
 from excise import errors
@@ -61,6 +61,38 @@ def modified_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
             without[rows, targets] == -np.inf, 0.0, np.exp(without[rows, targets]) * surprise[rows, targets]
         )
     return np.where(np.isnan(surprise).any(axis=1), np.nan, 0.0 - parts.sum(axis=1))
+
+
+def above_unseen(own: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Give Phi((s - mu) / sd) of each row's score s, mu and sd being those of the same row in networks that never saw it.
+
+    One-sided likelihood ratio without networks that did see the row ("offline LiRA"). Near 1 where the row looks like a member
+    beside them; uniform where the network is one more of them, a half where it scores as they do on average. Unlike
+    published code no row needs a spread: where all agree it is a half for the same score, and else 0 or 1.
+
+    References:
+        Carlini et al., "Membership Inference Attacks From First Principles", S&P 2022, eq. 4; on the log-odds of
+        `margins`, later code of DUCK (arXiv:2312.02052) takes it, and the area under its curve for the attack.
+
+    Args:
+        own: `[examples]` scores of the network under test, such as its `margins`.
+        unseen: `[models, examples]`, the same of networks trained without the rows, at least 2.
+
+    Returns:
+        float64 `[examples]` in [0, 1].
+
+    Raises:
+        errors.BadRequest: fewer than 2 networks, or other rows.
+    """
+    table = np.asarray(unseen, dtype=np.float64)
+    if table.ndim != 2 or len(table) < 2 or table.shape[1:] != np.shape(own):
+        raise errors.BadRequest(
+            f"unseen: expected scores [models, examples] of at least 2 networks for {np.shape(own)} rows, found shape "
+            f"{table.shape}"
+        )
+    away, spread = np.asarray(own, dtype=np.float64) - table.mean(axis=0), table.std(axis=0, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(ndtr(np.where(away == 0, 0.0, away / spread)))
 
 
 def confidence_attack(

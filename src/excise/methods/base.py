@@ -6,8 +6,10 @@ epochs, no loader, no file, no metric, and does not judge itself.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal, final
 
 import torch
@@ -22,6 +24,7 @@ from excise.train.engine import Engine
 from excise.train.loop import fit_
 from excise.train.masked import Statistics, write_
 from excise.train.plan import TrainPlan, require_plan
+from excise.train.projection import Projection
 from excise.train.step import Pass, Passes, Step
 from excise.train.task import device_of
 
@@ -47,6 +50,11 @@ class Method(ABC):
         """Whether the method trains what a recipe may train besides its mask."""
         return False
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the targets of the rows matter to the method; where not, they may be anything."""
+        return True
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:  # noqa: B027
         """Refuse, before any work, what this method could not do with this network and these rows; `model` is only looked at.
 
@@ -60,6 +68,19 @@ class Method(ABC):
             mask: coordinates that the method will surely be given; a part that finds its place later may be given more.
             engine: that of the run.
         """
+
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Give the same method for another network, with what was prepared on this one prepared anew.
+
+        An audit puts a recipe to networks other than the one that it was made for. By default a method knows nothing of the
+        network that it will be given, and is the same for all.
+
+        Args:
+            model: another network of the same architecture, trained on the same rows; only looked at.
+            split: the rows, all of them at hand.
+            engine: task and seed; counts the cost.
+        """
+        return self
 
     @abstractmethod
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
@@ -81,9 +102,20 @@ class Wrapping(Method):
         """As the method."""
         return self.method.widens
 
+    @property
+    def reads_labels(self) -> bool:
+        """As the method."""
+        return self.method.reads_labels
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what the method refuses."""
         self.method.require(model, split, mask, engine)
+
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Wrap the method for another network."""
+        other = copy.copy(self)
+        object.__setattr__(other, "method", self.method.for_network(model, split, engine))
+        return other
 
 
 class Phased(Method):
@@ -94,6 +126,11 @@ class Phased(Method):
 
     plan: TrainPlan
     forget_batch_size: int | None = None
+
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether steps run the network on inputs that are not the rows' own: then no activations are kept for them."""
+        return False
 
     @abstractmethod
     def passes(self, model: nn.Module, split: Split, engine: Engine) -> Passes:
@@ -108,6 +145,10 @@ class Phased(Method):
     def batch_sizes(self) -> Mapping[str, int]:
         """Give the batch size of each stream that has one of its own; the plan's holds for the others."""
         return {} if self.forget_batch_size is None else {"forget": self.forget_batch_size}
+
+    def confined(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> tuple[Mask, Projection]:
+        """Give the part of the mask to train in, and directions that no step leads in; by default all of it, and none."""
+        return mask, {}
 
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what is no plan. A subclass that refuses more asks this one, too."""
@@ -129,17 +170,19 @@ class Phased(Method):
     ) -> None:
         """Run the one loop on the method's passes, in place; `after_epoch` may look at the network and end the run."""
         require_plan(self.plan, type(self).__name__)
+        place, projection = self.confined(model, split, mask, engine)
         fit_(
             model,
             self.passes(model, split, engine),
             self.rows(split, engine),
             self.plan,
-            mask,
-            engine,
+            place,
+            replace(engine, keep=None) if self.changes_inputs else engine,
             stage=type(self).__name__,
             statistics=self.statistics,
             batch_sizes=self.batch_sizes(),
             after_epoch=after_epoch,
+            projection=projection,
         )
 
 

@@ -10,15 +10,16 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from excise import errors, params, seeds
-from excise.data.batches import batches
+from excise import errors, seeds
 from excise.data.rows import Rows
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Need, Phased, Wrapping
+from excise.methods.epoch_state import EpochState
+from excise.methods.judging import judged
 from excise.train.engine import Engine
-from excise.train.masked import effective, write_
-from excise.train.task import device_of, forward_pair, require_class_targets
+from excise.train.masked import effective
+from excise.train.task import forward_pair
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,10 @@ class ClosestEpoch(Wrapping):
         with seeds.isolated(engine.seed, "ClosestEpoch"):
             return rows.labels()
 
-    @torch.no_grad()
     def _judged(self, model: nn.Module, rows: Rows, engine: Engine) -> tuple[Tensor, Tensor]:
-        """Give which rows the network gets wrong, and their targets, both `[rows]`; network and randomness are left alone."""
-        wrong, wanted = [], []
-        with params.untouched(model), seeds.isolated(engine.seed, "ClosestEpoch"):
-            model.eval()
-            for batch in batches(rows, self.method.plan.batch_size, device_of(model)):
-                logits, targets = engine.task.forward(model, batch.content)
-                engine.cost.count(forward=len(batch))
-                require_class_targets(targets, logits, "ClosestEpoch", remedy=_NO_SHARE)
-                wrong.append((logits.argmax(1) != targets).cpu())
-                wanted.append(targets.cpu())
-        return torch.cat(wrong), torch.cat(wanted)
+        """Give which rows the network gets wrong, and their targets, both `[rows]`."""
+        size = self.method.plan.batch_size
+        return judged(model, rows, engine, batch_size=size, asking="ClosestEpoch", remedy=_NO_SHARE)
 
 
 _NO_SHARE = "there is no share of wrong answers to compare, so run the method by itself"
@@ -151,10 +143,10 @@ class _Watch:
 
     def __init__(self, model: nn.Module, mask: Mask, count_wrong: Callable[[], int]) -> None:
         self._model, self._mask, self._count_wrong = model, mask, count_wrong
-        self.kept: dict[int, _Epoch] = {}
+        self.kept: dict[int, EpochState] = {}
 
     def __call__(self, epoch: int) -> None:
-        self.kept[self._count_wrong()] = _Epoch.of(self._model, self._mask, epoch)
+        self.kept[self._count_wrong()] = EpochState.of(self._model, self._mask, epoch)
 
     def remembered(self) -> dict[str, Tensor]:
         """Give all of it as tensors, for a checkpoint."""
@@ -168,47 +160,4 @@ class _Watch:
             own = {
                 key.removeprefix(f"{count}/"): value for key, value in tensors.items() if key.startswith(f"{count}/")
             }
-            self.kept[count] = _Epoch.of_tensors(own)
-
-
-@dataclass(frozen=True, eq=False)
-class _Epoch:
-    """A network after an epoch: the mask's coordinates, flat by parameter, and all buffers."""
-
-    epoch: int
-    values: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, model: nn.Module, mask: Mask, epoch: int) -> _Epoch:
-        values = {
-            name: value.detach()[mask.expand(name).to(value.device)].cpu()
-            for name, value in params.named_parameters(model).items()
-            if mask.count(name)
-        }
-        buffers = {name: buffer.detach().to("cpu", copy=True) for name, buffer in model.named_buffers()}
-        return cls(epoch, values, buffers)
-
-    def tensors(self) -> dict[str, Tensor]:
-        values = {f"value/{name}": value for name, value in self.values.items()}
-        buffers = {f"buffer/{name}": buffer for name, buffer in self.buffers.items()}
-        return {"epoch": torch.tensor(self.epoch), **values, **buffers}
-
-    @classmethod
-    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> _Epoch:
-        values, buffers = (
-            {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
-            for kind in ("value/", "buffer/")
-        )
-        return cls(int(tensors["epoch"]), values, buffers)
-
-    @torch.no_grad()
-    def put_back_(self, model: nn.Module, mask: Mask) -> None:
-        """Write the epoch's state into the network, in place, inside the mask."""
-        own = params.named_parameters(model)
-        for name, values in self.values.items():
-            full = own[name].detach().clone()
-            full[mask.expand(name).to(full.device)] = values.to(full.device)
-            write_(model, {name: full}, mask)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(self.buffers[name])
+            self.kept[count] = EpochState.of_tensors(own)

@@ -112,6 +112,10 @@ class Partition(Method):
         for method, part in zip(self.methods, splits, strict=True):
             method.require(model, part, mask, engine)
 
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Give the parts for another network."""
+        return replace(self, methods=tuple(part.for_network(model, split, engine) for part in self.methods))
+
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the methods in order, in place, each on its part of the forget rows."""
         self.require(model, split, mask, engine)

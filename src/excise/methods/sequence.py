@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -47,10 +47,19 @@ class Sequence(Method):
         """Whether any part does."""
         return any(method.widens for method in self.methods)
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether any part does."""
+        return any(method.reads_labels for method in self.methods)
+
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse what any part refuses."""
         for method in self.methods:
             method.require(model, split, mask, engine)
+
+    def for_network(self, model: nn.Module, split: Split, engine: Engine) -> Method:
+        """Give the parts for another network."""
+        return replace(self, methods=tuple(part.for_network(model, split, engine) for part in self.methods))
 
     def unlearn_(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Run the parts in order, in place."""

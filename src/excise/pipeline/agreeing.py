@@ -45,7 +45,7 @@ def require_one_request(processes: Processes, model: nn.Module, split: Split, as
     if not processes.several:
         return
     with seeds.isolated(0, "processes"):  # a data set may draw
-        step = -(-len(split.retain) // PROBED_ROWS)
+        step = max(1, -(-len(split.retain) // PROBED_ROWS))
         some = Rows(split.retain.source, split.retain.ids[::step])
         content = f"{split.forget.fingerprint()} {some.fingerprint()}"
     facts = {

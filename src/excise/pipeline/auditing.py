@@ -160,6 +160,7 @@ def _require_kinds(
             raise errors.BadRequest("oracles: tier T0 retrains nothing; leave them out, or take tier T1")
     if isinstance(effect, bool) or not isinstance(effect, int | float) or not 0 < effect <= 1:
         raise errors.BadRequest(f"effect: expected a share of the rows' trace, above 0 and at most 1, found {effect!r}")
+    split.require_retain("an audit", ", and unlearn with that split what is to be audited")
     if split.test is None:
         raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
     if unlearned.rows_digest is not None and unlearned.rows_digest != rows_digest(split):

@@ -138,6 +138,7 @@ def bench(
     checks.require_finite("budget_seconds", budget_seconds)
     if plan is not None:
         require_plan(plan, "bench")
+        split.require_retain("a retraining, to set the cost against,", "; or leave the plan out")
     require_machine(machine)
     watch, whole, size = hooks or Hooks(), len(split.train), min(SMALLEST, len(split.train))
     task = Task(forward, loss)

@@ -77,9 +77,10 @@ def observe(model: nn.Module, split: Split, engine: Engine) -> Evidence:
     """Collect a network's evidence on a split: one forward pass over forget, retain and test rows.
 
     Raises:
-        errors.BadSplit: the split has no test rows.
+        errors.BadSplit: the split has no test rows, or no retain rows.
         errors.BadData: logits and targets that are not of classes.
     """
+    split.require_retain("an audit")
     if split.test is None:
         raise errors.BadSplit("test: an audit needs rows the network never saw; pass test= to Split")
     outputs = {part: collect(model, getattr(split, part), engine) for part in PARTS}

@@ -31,7 +31,7 @@ from excise.patch import Patch
 from excise.pipeline import agreeing
 from excise.pipeline.fresh import fresh_builder
 from excise.pipeline.unlearned import Unlearned
-from excise.recipes import RECIPES, Recipe
+from excise.recipes import RECIPES, Recipe, without_retain
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import KEPT, Engine, Kept, Spent
 from excise.train.hooks import Hooks
@@ -67,7 +67,7 @@ def unlearn(
 
     Args:
         model: any module that maps a batch of inputs to logits `[batch, classes]`. It is never changed.
-        split: which rows to forget and which to retain.
+        split: which rows to forget and which to retain; `Split.of_forget(rows)` where those to forget are all there are.
         recipe: from `excise.recipes`, a method, or a plain function `unlearn(net, retain, forget, validation) -> net`.
         mask: where change is allowed, a promise that holds for every recipe; None to let the recipe localize.
         fresh: builds the untrained network, for recipes that reset. Without it a copy is re-initialised through every
@@ -107,6 +107,7 @@ def unlearn(
     _require_kinds({"model": model, "split": split, "mask": mask, "keep": keep, "processes": processes})
     require_machine(machine)
     how = _as_recipe(recipe)
+    _require_retain(how, split, mask)
     task = Task(forward, loss)
     params.require_parameters(model)
     own = params.unwrapped(model)
@@ -117,7 +118,7 @@ def unlearn(
     with seeds.isolated(seed, "unlearn"):
         started, held = time.perf_counter(), _peak_bytes()
         seen = params.shadow_of(own, trainable=True)  # what is run to look at, so that nothing happens to `own`
-        task.require_fit(seen, _rows_read(how, split))
+        task.require_fit(seen, _rows_read(how, split), labelled=_reads_labels(how))
         if mask is not None:
             mask.require_fit(own)
         builder = fresh_builder(own, fresh, seed)
@@ -153,7 +154,9 @@ def unlearn(
         after = _require_kept(own, work, allowed, how, before, anew=anew)
     engine.cost.seconds += time.perf_counter() - started
     engine.cost.peak_bytes = _peak_bytes() - held
-    if isinstance(plan, TrainPlan):
+    if isinstance(plan, TrainPlan) and len(
+        split.retain
+    ):  # of a retraining on rows that are not at hand nothing is known
         engine.cost.retraining_share = engine.cost.trained_rows / (plan.epochs * len(split.retain))
     return Unlearned(
         model=params.rewrapped(model, work),
@@ -190,10 +193,11 @@ def again(
         errors.Diverged: as `unlearn`.
     """
     assert done.how is not None
+    how = replace(done.how, method=done.how.method.for_network(params.unwrapped(model), split, engine))
     found = unlearn(
         model,
         split,
-        done.how,
+        how,
         mask=done.by_hand,
         fresh=fresh,
         seed=seeds.derive(engine.seed, "unlearning", number),
@@ -303,9 +307,21 @@ def _code_digest(code: CodeType) -> str:
 def _rows_read(how: Recipe, split: Split) -> dict[str, Rows]:
     """Give the rows to check before any work: those to forget, and the retained ones where the recipe reads them at all."""
     reads = how.where.reads_retain or "retain" in how.method.needs
-    retain = {"retain": split.retain} if reads else {}
+    retain = {"retain": split.retain} if reads and len(split.retain) else {}
     unseen = {"holdout": split.holdout} if split.holdout is not None and "holdout" in how.method.needs else {}
     return {"forget": split.forget, **retain, **unseen}
+
+
+def _require_retain(how: Recipe, split: Split, mask: Mask | None) -> None:
+    """Refuse a recipe that reads retain rows where there are none; a mask given by hand spares it its place."""
+    needed = "retain" in how.method.needs
+    if needed or (mask is None and any(place.reads_retain for place in (how.where, how.besides) if place is not None)):
+        part = how.name if needed else f"{how.name}'s place ({how.where})"
+        split.require_retain(part, f"; recipes that read no row that stays: {', '.join(without_retain())}")
+
+
+def _reads_labels(how: Recipe) -> bool:
+    return how.method.reads_labels or how.where.reads_forget or how.where.reads_retain
 
 
 def _require_rows(how: Recipe, split: Split, model: nn.Module, *, recompute: bool) -> None:

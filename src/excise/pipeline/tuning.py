@@ -202,6 +202,7 @@ def tune(
     given, device = split, device_of(params.unwrapped(model))
     split = placed(given, device, on_device=machine.on_device, workers=machine.workers)
     where = read_space(recipe, space)
+    split.require_retain("a search for settings, which weighs what is kept against what is forgotten,")
     require_optuna()
     held_out = replace(held_out_rows(split, seed), audit_split=held_out_rows(given, seed).audit_split)
     task = Task(forward, loss)

@@ -123,7 +123,7 @@ def default_settings(make: MakeRecipe, space: Space) -> dict[str, Any] | None:
 def default_space(make: MakeRecipe) -> Space:
     """Give a space from a recipe's own numeric defaults.
 
-    - `lr`: evenly in the logarithm, a decade to either side.
+    - `lr`, and `sigma` of noise: evenly in the logarithm, a decade to either side.
     - `epochs` and whatever ends in `_epochs`: half of it, itself, twice that.
     - what ends in `_fraction`: from a third of it to twice that, at most 0.9.
     - Where there is none of these (SSD, IU), every other positive number but those of `NOT_SEARCHED`: a decade to either side
@@ -136,7 +136,7 @@ def default_space(make: MakeRecipe) -> Space:
 
 
 def _usual(key: str, value: float) -> Range | Choices | None:
-    if key == "lr":
+    if key in ("lr", "sigma"):
         return _around(float(value))
     if key == "epochs" or key.endswith("_epochs"):
         return _around(int(value))

@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from excise.recipes.controls import Nothing, Retrain
 from excise.recipes.localized import CT, DEL, MSG, RUM, CFk, EUk, SalUn
+from excise.recipes.published import DMM, DUCK, PGU, JiT, OracleMatching
 from excise.recipes.recipe import Recipe
-from excise.recipes.table import RECIPES, table
+from excise.recipes.table import RECIPES, table, without_retain
 from excise.recipes.whole import (
     IU,
     SCRUB,
@@ -26,8 +27,11 @@ from excise.recipes.whole import (
 __all__ = [
     "CT",
     "DEL",
+    "DMM",
+    "DUCK",
     "IU",
     "MSG",
+    "PGU",
     "RECIPES",
     "RUM",
     "SCRUB",
@@ -36,16 +40,19 @@ __all__ = [
     "CFk",
     "EUk",
     "Finetune",
+    "JiT",
     "L1Sparse",
     "NegGrad",
     "NegGradPlus",
     "Nothing",
+    "OracleMatching",
     "RandomLabel",
     "Recipe",
     "Retrain",
     "SCRUBPlusR",
     "SalUn",
     "table",
+    "without_retain",
 ]
 
 

@@ -142,6 +142,7 @@ class _Listening(Hooks):
     def __init__(self) -> None:
         self.announced: list[tuple[str, int]] = []
         self.steps: list[int] = []
+        self.traced: list[int] = []
         self.open: list[str] = []
         self.closed: list[str] = []
         self.traces: list[EpochTrace] = []
@@ -150,6 +151,7 @@ class _Listening(Hooks):
         self.announced.append((name, num_steps))
         self.open.append(name)
         self.steps.append(0)
+        self.traced.append(0)
 
     def on_step(self) -> None:
         if not self.steps:
@@ -158,6 +160,8 @@ class _Listening(Hooks):
 
     def on_epoch(self, trace: EpochTrace) -> None:
         self.traces.append(trace)
+        if self.traced:
+            self.traced[-1] += trace.num_steps
 
     def on_stage_end(self, name: str) -> None:
         self.closed.append(name)
@@ -170,14 +174,18 @@ def _heard(subject: Subject, problem: Problem) -> _Listening:
 
 
 def hooks_hear_the_steps_announced(subject: Subject) -> None:
-    """A stage of epochs has as many steps as it announced, a solver's at most as many; none comes outside a stage."""
+    """A stage has at most the steps that it announced, one of epochs those of its epochs; none comes outside a stage.
+
+    One of epochs may be ended early, after a whole epoch.
+    """
     for name, problem in subject.networks().items():
         hooks = _heard(subject, problem)
         require(len(hooks.steps) == len(hooks.announced), f"steps within stages on {name}", "some before the first")
         epochs = {trace.stage for trace in hooks.traces}
-        for (stage, announced), heard in zip(hooks.announced, hooks.steps, strict=True):
-            fits = heard == announced if stage in epochs else heard <= announced
-            require(fits, f"{announced} steps in {stage} on {name}", heard)
+        for (stage, announced), heard, traced in zip(hooks.announced, hooks.steps, hooks.traced, strict=True):
+            wanted = traced if stage in epochs else announced
+            fits = (heard == wanted or stage not in epochs) and heard <= announced
+            require(fits, f"{wanted} steps in {stage} on {name}", heard)
 
 
 def hooks_hear_the_end_of_each_stage(subject: Subject) -> None:

@@ -9,6 +9,7 @@ from excise.train.loop import fit_
 from excise.train.machine import Machine
 from excise.train.masked import Statistics, enforced, frozen_digest, held_modules, write_
 from excise.train.plan import TrainPlan
+from excise.train.projection import Directions, Projection
 from excise.train.step import Pass, Passes, Step
 from excise.train.task import Task, cross_entropy, forward_pair
 from excise.train.together import fit_together_, networks_at_once, why_not_together, why_slower_together
@@ -17,6 +18,7 @@ __all__ = [
     "Augment",
     "Checkpoints",
     "Cost",
+    "Directions",
     "Engine",
     "EpochTrace",
     "Footprint",
@@ -25,6 +27,7 @@ __all__ = [
     "Machine",
     "Pass",
     "Passes",
+    "Projection",
     "Statistics",
     "Step",
     "Task",

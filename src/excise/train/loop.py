@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from excise import errors, params, seeds
-from excise.data.batches import num_batches
 from excise.data.rows import Rows
 from excise.distributed import normalised_together, reshard_, sharded
 from excise.masks import Mask
@@ -26,6 +25,7 @@ from excise.train.losses import Losses, looks_every
 from excise.train.masked import MaskedParameters, Statistics, enforced, frozen_digest
 from excise.train.order import Schedule, readings_of
 from excise.train.plan import TrainPlan
+from excise.train.projection import Projection, projection_digest
 from excise.train.running import PLAIN, Running, laid_out, without_autocast
 from excise.train.sound import NetworkState, OptimizerState, Sound
 from excise.train.step import Objective, Passes, Step
@@ -46,6 +46,7 @@ def fit_(
     statistics: Statistics = "follow-mask",
     batch_sizes: Mapping[str, int] | None = None,
     after_epoch: Callable[[int], bool | None] | None = None,
+    projection: Projection | None = None,
 ) -> None:
     """Minimise objectives over the coordinates in `mask`, in place, with one optimizer.
 
@@ -66,6 +67,7 @@ def fit_(
         after_epoch: called with the epoch when it is over, to look at the network; the training ends there if it gives True
             (in one process, if there are several). What it remembers from one epoch to the next is in the checkpoints if it
             is a `Remembers`.
+        projection: directions, by parameter, that no step moves a row in; None for no such.
 
     Raises:
         errors.Diverged: an objective, a weight or a buffer stopped being finite; carries the state after the last sound
@@ -75,19 +77,17 @@ def fit_(
     """
     single = next(model.buffers(), None) is None  # batch statistics need two rows
     sizes = {name: (batch_sizes or {}).get(name, plan.batch_size) for name in rows}
-    steps = {
-        name: num_batches(len(some), sizes[name], drop_last=plan.drop_last, keep_single=single)
-        for name, some in rows.items()
-    }
-    streams = [[part.streams for part in passes(epoch)] for epoch in range(plan.epochs)]
-    every = [sum(steps[pace] for pace, *_ in some) for some in streams]
+    schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
+    steps = schedule.num_batches
+    parts = [passes(epoch) for epoch in range(plan.epochs)]
+    every = [sum(part.num_steps(steps) for part in some) for some in parts]
     way = engine.machine.way(model, sum(every))
     engine.hooks.on_stage(stage, sum(every))
     together, own = engine.processes, () if engine.processes.is_first else (engine.processes.rank,)
     with (
         sharded(model, together) as twin,
         laid_out(model := twin.network, PLAIN if together.sharded else way, mask),
-        enforced(model, mask, statistics, engine.slow, together) as free,
+        enforced(model, mask, statistics, engine.slow, together, projection) as free,
         normalised_together(model, together) as joint,
         seeds.isolated(engine.seed, stage, "loop", *own),
         _frozen_kept(model, mask, statistics, stage, engine),
@@ -101,14 +101,14 @@ def fit_(
             optimizer=OptimizerState(optimizer),
             watch=after_epoch if isinstance(after_epoch, Remembers) else None,
         )
-        schedule = Schedule(passes, rows, sizes, plan, engine.seed, single)
         made = None if together.several else compiled(model, way, sizes.values(), engine.hooks, stage)
         run = Running(model, engine.task, way, made)
-        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts(), **_read(rows)}
+        facts = {"plan": plan, "statistics": statistics, "sizes": sizes, "steps": steps, **way.facts()}
+        facts |= {**_read(rows), **({"projection": projection_digest(projection)} if projection else {})}
         with _saved(stage, model, mask, facts, carried, engine) as saved:
             at = saved.resume_() if saved is not None else Position()
             feed = ending.enter_context(closing(Feed(schedule, (at.epoch, at.step), device_of(model), together)))
-            readings = readings_of(rows, sizes, plan, streams[at.epoch :], keep_single=single)
+            readings = readings_of(rows, sizes, plan, parts[at.epoch :], keep_single=single)
             alone = not (plan.augment or together.several)
             kept = keep_activations(model, readings, engine, stage, way) if alone else {}
             if at == Position():  # a run that goes on was charged for it when it began

@@ -7,6 +7,8 @@ for the leaf alone, see `chosen_rows`.) Momentum, weight decay, Adam's moments, 
 therefore never see a frozen coordinate, and none is ever written. Only the optimizer state of the chosen coordinates exists.
 Optimizers that look at a tensor as a whole (LARS, Muon) see the chosen rows as the tensor.
 
+A `Projection` confines what may change further, to a subspace of each row, after every step of the optimizer.
+
 Buffers (running statistics) follow a stated rule, `Statistics`:
 
 - `follow-mask`: a module with buffers of its own and parameters of its own, none of them in the mask, is frozen: it runs in
@@ -20,6 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -30,6 +33,7 @@ from excise import errors, params
 from excise.distributed import Processes, Shard, shard_of
 from excise.masks import Mask
 from excise.train.chosen_rows import ChosenLayers, ChosenRows
+from excise.train.projection import Confined, Projection
 
 Statistics = Literal["follow-mask", "adapt", "hold"]
 STATISTICS: tuple[Statistics, ...] = ("follow-mask", "adapt", "hold")
@@ -68,6 +72,8 @@ class _Part(ABC):
 
     leaf: Tensor
     pace: Tensor | None = None
+    index: Tensor | None = None
+    confined: Confined | None = None
 
     @abstractmethod
     def gather_gradient(self) -> None:
@@ -105,9 +111,11 @@ class _Whole(_Part):
 class _Chosen(_Part):
     """Rows of a parameter, or single weights of it flattened, picked by index along the first axis."""
 
+    index: Tensor
+
     def __init__(self, parameter: nn.Parameter, index: Tensor, *, flat: bool) -> None:
         self._parameter = parameter
-        self._index = index
+        self.index = index
         self._flat = flat
         self.leaf = self._view(parameter.detach()).index_select(0, index).requires_grad_()
 
@@ -115,22 +123,22 @@ class _Chosen(_Part):
         return tensor.reshape(-1) if self._flat else tensor
 
     def pick(self, full: Tensor) -> Tensor:
-        return self._view(full).index_select(0, self._index)
+        return self._view(full).index_select(0, self.index)
 
     def gather_gradient(self) -> None:
         if self._parameter.grad is None:
             return
-        gathered = self._view(self._parameter.grad.to_dense()).index_select(0, self._index)
+        gathered = self._view(self._parameter.grad.to_dense()).index_select(0, self.index)
         self._parameter.grad = None
         self.leaf.grad = gathered if self.leaf.grad is None else self.leaf.grad.add_(gathered)
 
     def rows(self) -> ChosenRows | None:
         """Give the rows that the leaf stands for; None if it stands for single weights."""
-        return None if self._flat else ChosenRows(self._parameter, self._index, self.leaf)
+        return None if self._flat else ChosenRows(self._parameter, self.index, self.leaf)
 
     def write_back(self) -> None:
         target = self._parameter.detach()
-        index, values = self._index.long(), self.leaf.detach()
+        index, values = self.index.long(), self.leaf.detach()
         if not self._flat:
             target.index_copy_(0, index, values)
         elif target.is_contiguous():
@@ -192,16 +200,21 @@ class MaskedParameters:
         mask: Mask,
         slow: tuple[Mask, float] | None = None,
         processes: Processes = Processes.alone(),  # noqa: B008 - frozen
+        projection: Projection | None = None,
     ) -> None:
         self._processes = processes
         found = params.named_parameters(model)
         parts = {name: _part(value, mask.entry(name)) for name, value in found.items()}
         self._parts = [part for part in parts.values() if part]
         here = ((value, shard_of(value), parts[name]) for name, value in found.items())
-        self.shards = [part.rows if isinstance(part, _Here) else shard.local for _, shard, part in here if shard]
+        self.shards = [
+            replace(shard, local=part.rows) if isinstance(part, _Here) else shard for _, shard, part in here if shard
+        ]
         for name, part in parts.items():
             if slow is not None and part and slow[0].count(name):
                 part.slow_down(slow[0].expand(name), slow[1])
+            if part and projection and name in projection:
+                part.confined = Confined(name, found[name], part.leaf, part.index, projection[name])
         rows = [part.rows() for part in self._parts if isinstance(part, _Chosen)]
         self.layers = ChosenLayers(model, [some for some in rows if some is not None])
 
@@ -235,6 +248,8 @@ class MaskedParameters:
             nn.utils.clip_grad_norm_(self.leaves, clip_norm)
         optimizer.step()
         for part in self._parts:
+            if part.confined is not None:
+                part.confined.confine_(part.leaf)
             part.write_back()
 
     def _clip_together(self, clip_norm: float) -> None:
@@ -272,11 +287,13 @@ def enforced(
     statistics: Statistics,
     slow: tuple[Mask, float] | None = None,
     processes: Processes = Processes.alone(),  # noqa: B008 - frozen
+    projection: Projection | None = None,
 ) -> Iterator[MaskedParameters]:
     """Put a network in training mode with only `mask` free; modes, `requires_grad` and gradients are restored afterwards.
 
     Inside, layers partly in the mask by rows may compute those rows' gradients only, see `chosen_rows`. Gradients of the
     coordinates in `slow` are multiplied by its factor before each step; those of several processes are averaged.
+    Rows of the parameters in `projection` stay out of its directions; that is not for sharded networks.
     """
     model = params.unwrapped(model)
     allowed = effective(mask, model)
@@ -287,7 +304,7 @@ def enforced(
         for name, value in params.named_parameters(model).items():
             value.grad = None
             value.requires_grad_(_reaches(allowed, name))
-        free = MaskedParameters(model, allowed, slow, processes)
+        free = MaskedParameters(model, allowed, slow, processes, projection)
         with free.layers.watched():
             yield free
 
@@ -316,7 +333,7 @@ def write_(model: nn.Module, values: Mapping[str, Tensor], mask: Mask) -> None:
         if isinstance(part, _Whole):
             own[name].copy_(value)
         elif isinstance(part, _Chosen):
-            part.leaf.copy_(_Chosen(nn.Parameter(value.to(own[name])), part._index, flat=part._flat).leaf)
+            part.leaf.copy_(_Chosen(nn.Parameter(value.to(own[name])), part.index, flat=part._flat).leaf)
             part.write_back()
 
 

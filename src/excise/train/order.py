@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from excise import seeds
-from excise.data.batches import in_batches, order_of
+from excise.data.batches import in_batches, num_batches, order_of
 from excise.data.rows import Rows
 from excise.train.activations import Reading
 from excise.train.plan import TrainPlan
@@ -37,6 +37,12 @@ class Schedule:
     seed: int
     keep_single: bool
 
+    @property
+    def num_batches(self) -> dict[str, int]:
+        """Give the batches of a round of each stream."""
+        last = {"drop_last": self.plan.drop_last, "keep_single": self.keep_single}
+        return {name: num_batches(len(some), self.sizes[name], **last) for name, some in self.rows.items()}
+
     def steps(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Objective, dict[str, Tensor]]]:
         """Give the steps of an epoch from the `first` on: number, objective, and the ids of one batch a stream."""
         orders = {
@@ -45,20 +51,24 @@ class Schedule:
             )
             for name, some in self.rows.items()
         }
-        every = enumerate(steps_of(self.passes(epoch), orders))
+        every = enumerate(steps_of(self.passes(epoch), orders, self.num_batches))
         for index, (objective, ids) in itertools.islice(every, first, None):
             yield index, objective, ids
 
 
 def steps_of(
-    passes: Sequence[Pass], orders: Mapping[str, Callable[[], Iterator[Tensor]]]
+    passes: Sequence[Pass], orders: Mapping[str, Callable[[], Iterator[Tensor]]], counts: Mapping[str, int]
 ) -> Iterator[tuple[Objective, dict[str, Tensor]]]:
-    """Give each step of an epoch: its objective, and the ids of one batch a stream. No row is read."""
+    """Give each step of an epoch: its objective, and the ids of one batch a stream. No row is read.
+
+    `counts` are the batches of a round of each stream.
+    """
     cycled = {name: _cycle(order) for name, order in orders.items()}
     for part in passes:
         pace, *others = part.streams
         for ids in orders[pace]():
-            yield part.objective, {pace: ids, **{name: next(cycled[name]) for name in others}}
+            for _ in range(part.times(counts)):
+                yield part.objective, {pace: ids, **{name: next(cycled[name]) for name in others}}
 
 
 def order_of_stream(
@@ -83,11 +93,11 @@ def readings_of(
     rows: Mapping[str, Rows],
     sizes: Mapping[str, int],
     plan: TrainPlan,
-    streams: Sequence[Sequence[tuple[str, ...]]],
+    parts: Sequence[Sequence[Pass]],
     *,
     keep_single: bool,
 ) -> dict[str, Reading]:
-    """Say how a training will read its rows, from the streams of each pass of each epoch."""
+    """Say how a training will read its rows, from the passes of each epoch."""
     found = {}
     rounds = {
         name: [
@@ -96,8 +106,9 @@ def readings_of(
         for name, some in rows.items()
     }
     drawn = Counter[str]()
-    for pace, *others in itertools.chain.from_iterable(streams):
-        drawn.update({name: len(rounds[pace]) for name in (pace, *others)})
+    counts = {name: len(batches) for name, batches in rounds.items()}
+    for part in itertools.chain.from_iterable(parts):
+        drawn.update(dict.fromkeys(part.streams, part.num_steps(counts)))
     for name, batches in rounds.items():
         found[name] = Reading(rows[name], tuple(dict.fromkeys(batches)), drawn[name] / max(len(batches), 1))
     return found

@@ -35,12 +35,18 @@ class Prefix:
         finish: from these to the network's output, with gradients for what may change.
         products: multiplications of `compute`, one row.
         share: of the multiplications of the whole forward pass.
+        called: names of the modules that `finish` calls, in order.
     """
 
     compute: Callable[[Tensor], tuple[Tensor, ...]]
     finish: Callable[[tuple[Tensor, ...]], Any]
     products: float = 0.0
     share: float = 0.0
+    called: tuple[str, ...] = ()
+
+    def finishes(self, name: str) -> bool:
+        """Say whether `finish` calls the module of that name, once, as the network does."""
+        return self.called.count(name) == 1
 
 
 class Uncut(Exception):
@@ -89,7 +95,8 @@ def cut(model: nn.Module, inputs: Tensor) -> Prefix | None:
     second = fx.GraphModule(root, _part(after, same, None))
     products = {node: products_of(node, values, shadow) / len(inputs) for node in values}
     own, every = sum(products[node] for node in before), sum(products.values())
-    return Prefix(first, lambda kept: second(*kept), products=own, share=own / max(every, 1))
+    called = tuple(str(node.target).removeprefix("network.") for node in after if node.op == "call_module")
+    return Prefix(first, lambda kept: second(*kept), products=own, share=own / max(every, 1), called=called)
 
 
 class _Alone(nn.Module):

@@ -101,6 +101,10 @@ class Running:
             return outputs(self._task, model, batch.content, self._way)
         return self._compiled.run(len(batch), lambda network: outputs(self._task, network, batch.content, self._way))
 
+    def by_modules(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give the same of a network that is never compiled, so that the hooks of its modules run."""
+        return outputs(self._task, model, batch.content, self._way)
+
     def answers(self, kept: Answering, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Give logits and targets of rows whose activations are kept, as a forward pass over their batch would."""
         with computing(self._way):

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from excise import seeds
+from excise import params, seeds
 from excise.data.batches import Batch
-from excise.distributed import JointStatistics, Processes
+from excise.distributed import JointStatistics, Processes, Shard
 from excise.train.activations import Activations
+from excise.train.before_head import Embedded, before_head
 from excise.train.engine import Engine
 from excise.train.running import Running
 from excise.train.statistics import running_statistics_used
+from excise.train.task import floating_inputs, forward_pair, in_precision, with_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +52,13 @@ class Step:
     run: Running | None = None
     everyone: Mapping[str, Tensor] = field(default_factory=dict)
     joint: JointStatistics = field(default_factory=lambda: JointStatistics(Processes.alone()))
-    shards: Sequence[Tensor] = ()
+    shards: Sequence[Shard] = ()
 
-    def _outputs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.run(network, batch) if self.run else self.engine.task.forward(network, batch.content)
+    def _outputs(self, network: nn.Module, batch: Batch, *, whole: bool = True) -> tuple[Tensor, Tensor]:
+        """Run a network on a batch; `whole` says that nobody listens inside, so that it may be compiled."""
+        if self.run is None:
+            return self.engine.task.forward(network, batch.content)
+        return self.run(network, batch) if whole else self.run.by_modules(network, batch)
 
     def ids(self, stream: str) -> Tensor:
         """Give the ids of the step's rows of `stream`, those of all processes."""
@@ -82,7 +87,16 @@ class Step:
         """
         if not self.engine.processes.sharded:
             return torch.stack([of(value).sum() for value in self.model.parameters()]).sum()
-        own = torch.stack([of(value).sum() for value in self.shards]).sum()
+        own = torch.stack([of(shard.local).sum() for shard in self.shards]).sum()
+        return self.engine.processes.total(own, averaged=False)
+
+    def drift(self, start: Mapping[str, Tensor]) -> Tensor:
+        """Give the sum over all of the network's weights of the squared distance from values by name, full size."""
+        named = params.named_parameters(self.model)
+        if not self.engine.processes.sharded:
+            return torch.stack([(value - start[name]).square().sum() for name, value in named.items()]).sum()
+        apart = [shard.local - shard.of(start[name]) for name, shard in zip(named, self.shards, strict=True)]
+        own = torch.stack([one.square().sum() for one in apart]).sum()
         return self.engine.processes.total(own, averaged=False)
 
     def uniform(self, stream: str, *purpose: str | int) -> Tensor:
@@ -112,11 +126,76 @@ class Step:
         self.engine.cost.count(trained=len(self.ids(stream)))
         return self._answers(self.batches[stream], stream)
 
+    def features(self, stream: str, head: str) -> Embedded:
+        """Give what a module is given, beside logits and targets, of this process's rows of `stream`; all with gradient.
+
+        One forward pass that a backward is to follow. What is made of the features `[batch, dims]` is to be averaged by
+        `mean`, over the rows of all processes. Kept activations serve where the module runs behind their cut.
+
+        Args:
+            stream: which rows.
+            head: name of the module, such as the classifier head.
+
+        Raises:
+            errors.UnsupportedModel: no such module, or one that does not run exactly once on `[batch, dims]`.
+        """
+        self.engine.cost.count(trained=len(self.ids(stream)))
+        batch, kept = self.batches[stream], self.kept.get(stream)
+        serves = kept is not None and kept.serves(len(batch)) and kept.prefix.finishes(head)
+        with before_head(params.unwrapped(self.model), head) as given:
+            if serves:
+                logits, targets = self._answers(batch, stream)
+            else:
+                with self._training(stream):
+                    logits, targets = self._outputs(self.model, batch, whole=False)
+            return Embedded(given(len(batch)).to(logits.dtype), logits, targets)
+
     @torch.no_grad()
     def outputs_of(self, network: nn.Module, stream: str) -> Tensor:
         """Give another network's logits on this process's rows of `stream`, without gradient."""
         self.engine.cost.count(forward=len(self.ids(stream)))
         return self._outputs(network, self.batches[stream])[0]
+
+    def inputs(self, stream: str) -> Tensor:
+        """Give the inputs of this process's rows of `stream`, `[batch, ...]`, as the network gets them; see `outputs_on`.
+
+        Raises:
+            errors.UnsupportedModel: examples that are no pairs whose first half is a tensor of floating-point numbers.
+        """
+        found = floating_inputs(self.batches[stream].content)
+        return in_precision(self.model, found) if self.engine.task.forward is forward_pair else found
+
+    def outputs_on(self, inputs: Tensor, stream: str) -> Tensor:
+        """Give the network's logits where this process's rows of `stream` have other inputs, `[copies * batch, ...]`.
+
+        One forward pass, of one copy of the batch or of several one after another; each row keeps what it holds beside the
+        input. Nothing is answered from kept activations. What is made of the logits is to be averaged by `mean`. A backward
+        pass may follow, except under `torch.no_grad()`.
+        """
+        batch = self.batches[stream]
+        copies = len(inputs) // len(batch)
+        num_rows = copies * len(self.ids(stream))
+        followed = torch.is_grad_enabled()
+        self.engine.cost.count(trained=num_rows if followed else 0, forward=0 if followed else num_rows)
+        changed = Batch(batch.ids.repeat(copies), with_inputs(batch.content, inputs, copies))
+        with self._training(stream):
+            return self._outputs(self.model, changed)[0]
+
+    def eval_(self) -> None:
+        """Put the network in eval mode (no dropout, running statistics), until the training ends, which restores modes.
+
+        For the backward pass too, since a network may run forward again in it (activation checkpointing).
+        """
+        for module in self.model.modules():
+            module.training = False
+
+    def row_generators(self, stream: str, *purpose: str | int) -> list[torch.Generator]:
+        """Give a generator for each of this process's rows of `stream`.
+
+        A function of the run's seed, the epoch and the row's id: whoever has the row, in whatever batch, draws the same.
+        """
+        ids = self.batches[stream].ids.tolist()
+        return [seeds.generator(self.engine.seed, *purpose, self.epoch, row) for row in ids]
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Give a generator for one purpose in this very step, a pure function of the run's seed, the same in every process.
@@ -142,10 +221,21 @@ class Pass:
     Attributes:
         objective: `(Step) -> scalar`.
         streams: rows by name. The first paces the pass; the others are cycled through.
+        repeats: steps that each batch of the first takes part in, one after another, each beside new batches of the others;
+            no more than the shortest of these has batches.
     """
 
     objective: Objective
     streams: tuple[str, ...]
+    repeats: int = 1
+
+    def times(self, num_batches: Mapping[str, int]) -> int:
+        """Give the steps that each batch of the first stream takes part in, from the batches of a round of each stream."""
+        return min([self.repeats, *(num_batches[name] for name in self.streams[1:])]) if self.repeats > 1 else 1
+
+    def num_steps(self, num_batches: Mapping[str, int]) -> int:
+        """Give the steps of the pass, likewise."""
+        return num_batches[self.streams[0]] * self.times(num_batches)
 
 
 Passes = Callable[[int], Sequence[Pass]]

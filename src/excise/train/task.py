@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_map
 
 from excise import errors, params
 from excise.data.batches import Batch, batches
@@ -33,6 +34,35 @@ def forward_pair(model: nn.Module, content: Any) -> tuple[Tensor, Tensor]:
     if isinstance(inputs, Tensor):
         inputs = in_precision(model, inputs)
     return model(inputs), as_targets(targets)
+
+
+def floating_inputs(content: Any) -> Tensor:
+    """Give the inputs of a batch `(inputs, anything)`, which can be moved a little; tokens cannot.
+
+    Raises:
+        errors.UnsupportedModel: a batch that is no pair, or whose first half is no tensor of floating-point numbers.
+    """
+    pair = isinstance(content, tuple | list) and len(content) == 2
+    first = content[0] if pair else content
+    if not (pair and isinstance(first, Tensor) and first.is_floating_point()):
+        found = type(first).__name__ if not isinstance(first, Tensor) else f"a tensor of {first.dtype}"
+        raise errors.UnsupportedModel(
+            f"expected batches of two, the first of them the inputs as a tensor of floating-point numbers to move a little, "
+            f"found {f'{found} for inputs' if pair else found}; have the data set give such inputs (images divided by 255, "
+            "embeddings instead of tokens), or use a method that changes no inputs"
+        )
+    return first
+
+
+def with_inputs(content: Any, inputs: Tensor, copies: int) -> Any:
+    """Give a batch `(inputs, anything)` with other inputs, as many copies of the batch as there are inputs for."""
+
+    def repeated(value: Any) -> Any:
+        return (
+            value.repeat(copies, *(1 for _ in value.shape[1:])) if isinstance(value, Tensor) and value.ndim else value
+        )
+
+    return inputs, content[1] if copies == 1 else tree_map(repeated, content[1])
 
 
 def as_targets(targets: Any) -> Any:
@@ -79,10 +109,11 @@ class Task:
             )
         return losses
 
-    def require_fit(self, model: nn.Module, named_rows: dict[str, Rows]) -> None:
+    def require_fit(self, model: nn.Module, named_rows: dict[str, Rows], *, labelled: bool = True) -> None:
         """Refuse, before any work, a network and data that do not go together.
 
-        One forward pass over at most 8 rows of each kind; and the labels of every row, where the data have labels.
+        One forward pass over at most 8 rows of each kind; and the labels of every row, where the data have labels and
+        anybody reads them.
 
         Raises:
             errors.UnsupportedModel: no parameters, or logits that are not `[batch, classes]` or not finite.
@@ -93,7 +124,7 @@ class Task:
             model.eval()
             for name, rows in named_rows.items():
                 logits = self._probe(model, name, rows)
-                if self.forward is forward_pair:
+                if labelled and self.forward is forward_pair:
                     _require_labels(name, rows, logits.shape[1])
 
     def _probe(self, model: nn.Module, name: str, rows: Rows) -> Tensor:

@@ -1,0 +1,47 @@
+"""Datamodels among files: they hold what networks say that were trained on halves of the rows, the forgotten among them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from excise import errors, store
+from excise.custody.finding import Reason
+
+KIND = "excise-datamodel-"
+
+
+class _Told(msgspec.Struct):
+    """What a datamodel says of its origin, as far as it is of use here."""
+
+    num_models: int = 0
+    data: str = ""
+
+
+def datamodel_reason(path: Path, data: Collection[str]) -> Reason | None:
+    """Say what a file is of the rows if it is a datamodel; None for any other file. Only its head is read.
+
+    Args:
+        path: a regular file.
+        data: keyed digests of what the run was made from.
+    """
+    if path.suffix.lower() != ".safetensors":
+        return None
+    try:
+        told = store.read_metadata(path)
+    except errors.BadData:
+        return None
+    if not told.get("kind", "").startswith(KIND):
+        return None
+    try:
+        made = msgspec.json.decode(told.get("made", "{}"), type=_Told)
+    except msgspec.DecodeError:
+        made = _Told()
+    count = f"outputs of {made.num_models} networks on halves"
+    if made.data and data and made.data not in data:
+        why = f"{count}; not of the content that the run's data had, by its keyed digest"
+        return Reason(what="a datamodel of other data", why=why, certainty="unknown")
+    same = "of the same data" if made.data in data else "on which data was not recorded, in the file or in the run"
+    return Reason(what="a datamodel: what networks say that saw the rows", why=f"{count}, {same}", certainty="likely")
