@@ -14,11 +14,12 @@ from torch.nn.parallel import DataParallel
 
 import excise
 from excise import errors, methods, params, recipes
+from excise.curvature import Moments
 from excise.data.content import content_commitment
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.oracles import Bank, retrain
-from excise.pipeline import auditing, measuring, planning, policy
+from excise.pipeline import auditing, measuring, planning, policy, swapping
 from excise.pipeline.planning import NUM_ORACLES, AuditPlan, require_planned
 from excise.pipeline.probing import Canaries, Confusion
 from excise.train import Hooks, TrainPlan
@@ -503,6 +504,14 @@ def test_tier_t2_refuses_a_recipe_made_for_one_network(original, name, monkeypat
     found = audited(done, oracles=None, budget_seconds=1e6, plan=few)  # a budget for T2 buys T1
     assert (found.plan.tier, found.plan.num_oracles) == ("T1", NUM_ORACLES)
     assert found.plan.left_out == (f"populations of 64 networks: {why}, and fits no others",)
+
+
+def test_what_is_prepared_for_rows_or_anew_fits_other_networks(original):
+    """Moments are taken anew for each network; targets are of rows, whoever is brought to them."""
+    kept = Moments({"0.weight": torch.eye(2, dtype=torch.float64)[None]}, 3, "network", "reading")
+    for how in (recipes.PGU(moments=kept), recipes.OracleMatching(models=[make()])):
+        assert swapping.tied(how) is None
+    assert swapping.tied(recipes.PGU(moments=kept), to_rows=True) is None
 
 
 @pytest.mark.parametrize("num", [1, 4, 7])

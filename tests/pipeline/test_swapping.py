@@ -299,6 +299,11 @@ def unknown():
             "the recipe brings weights or values that were made for one network or its rows",
         ),
         (
+            lambda: case_of(recipes.OracleMatching(models=[make()])),  # of other rows it knows nothing
+            8,
+            "the recipe brings weights or values that were made for one network or its rows",
+        ),
+        (
             lambda: case_of(
                 recipes.Recipe(
                     name="A", paper="", year=0, method=methods.Distill(plan=PLAN, max_epochs=1, teacher=make())

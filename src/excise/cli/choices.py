@@ -186,7 +186,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 }
 """Settings of recipes that are not numbers or words themselves."""
 
-RECORDED = ("moments",)
+RECORDED = ("datamodel", "moments")
 """Those whose file a record names by its digest."""
 WHENCE = {
     "plan": "a plan is a .toml file with the fields of a TrainPlan",

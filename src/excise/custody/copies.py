@@ -15,10 +15,10 @@ from excise.custody.claims import claimed, is_paper
 from excise.custody.contents import OPAQUE, contents, holds_bytes, readable
 from excise.custody.datamodels import datamodel_reason
 from excise.custody.finding import ORDER, Finding, Reason, weightiest
+from excise.custody.moments import KIND as MOMENTS
+from excise.custody.moments import moments_reason
 from excise.custody.network import patch_reason
 from excise.custody.places import MOST_FILES, files_in, lies_in
-from excise.custody.prepared import KINDS as PREPARED
-from excise.custody.prepared import prepared_reason
 from excise.custody.traced import ROWS, Traced
 from excise.oracles.bank import KINDS, TRAINING, UNFINISHED, Bank, Entry, entry_of
 from excise.store.keys import keys_home
@@ -202,8 +202,8 @@ def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
         reason = patch_reason(held.arrays, held.metadata.get("base_digest", ""), network)
         yield from () if reason is None else (reason,)
         return
-    if kind in PREPARED:
-        reason = prepared_reason(path, held, network, traced.rows, traced.num_retained)
+    if kind == MOMENTS:
+        reason = moments_reason(path, held.metadata, network, traced.num_retained)
         yield from () if reason is None else (reason,)
         return
     if kind in KINDS and "seal" in held.metadata:

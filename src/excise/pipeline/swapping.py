@@ -22,10 +22,12 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from excise import errors, seeds
+from excise.curvature import Moments
 from excise.data.rows import JoinedSource, Rows
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.measure import Measure, entropies, margins, matched, modified_entropy, swap
+from excise.methods import TargetProvider
 from excise.methods.function import FromFunction
 from excise.observe import collect
 from excise.oracles import Bank, Trained, retrain
@@ -83,7 +85,7 @@ def plays(case: Case, num_oracles: int, num_pairs: int = NUM_PAIRS) -> str | Non
     Returns:
         A clause for people, such as "it is not known how the network was made, ...".
     """
-    if (why := tied(case.unlearned.how)) is not None:
+    if (why := tied(case.unlearned.how, to_rows=True)) is not None:
         return why
     if not case.labels:
         return "examples that a custom forward= reads have no labels by which others like them could be drawn"
@@ -96,25 +98,32 @@ def plays(case: Case, num_oracles: int, num_pairs: int = NUM_PAIRS) -> str | Non
     return None
 
 
-def tied(how: object) -> str | None:
-    """Say why a recipe cannot be put to other networks than its own; None if it can."""
+def tied(how: object, *, to_rows: bool = False) -> str | None:
+    """Say why a recipe cannot be put to other networks than its own, or, `to_rows`, to other rows; None if it can."""
     if how is None:
         return "it is not known how the network was made, so that the recipe cannot be put to others"
-    if _brings_values(how):
+    if _brings_values(how, to_rows=to_rows):
         return "the recipe brings weights or values that were made for one network or its rows, and fits no others"
     return None
 
 
-def _brings_values(part: object) -> bool:
-    """Say whether a recipe, or a part of it, holds tensors or networks: a checkpoint, a teacher, scores of rows."""
+def _brings_values(part: object, *, to_rows: bool) -> bool:
+    """Say whether a recipe, or a part of it, holds tensors or networks: a checkpoint, a teacher, scores of rows.
+
+    Moments are taken anew for each network (`Method.for_network`); targets are of rows, whoever is to be brought to them.
+    """
+    if isinstance(part, Moments):
+        return False
+    if isinstance(part, TargetProvider):
+        return to_rows
     if isinstance(part, Tensor | nn.Module):
         return True
     if isinstance(part, Mapping):
-        return any(_brings_values(one) for one in part.values())
+        return any(_brings_values(one, to_rows=to_rows) for one in part.values())
     if isinstance(part, tuple | list):
-        return any(_brings_values(one) for one in part)
+        return any(_brings_values(one, to_rows=to_rows) for one in part)
     own = fields(part) if is_dataclass(part) and not isinstance(part, Mask) else ()
-    return any(_brings_values(getattr(part, field.name)) for field in own)
+    return any(_brings_values(getattr(part, field.name), to_rows=to_rows) for field in own)
 
 
 def names(case: Case, num_oracles: int, num_pairs: int = NUM_PAIRS) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Moments and datamodels were made from the rows that are to be forgotten, until they are carried on without them."""
+"""Moments hold the rows that are to be forgotten until they are carried on without them."""
 
 import pytest
 import torch
@@ -6,8 +6,7 @@ import torch
 from excise import params, store
 from excise.curvature import Moments
 from excise.custody import find_copies
-from excise.custody.contents import Contents
-from excise.custody.prepared import DATAMODEL, KINDS, prepared_reason
+from excise.custody.moments import KIND
 from tests.custody.removal import NUM_ROWS, RETAIN
 
 KEPT = len(RETAIN)
@@ -40,22 +39,7 @@ def test_moments_are_told_by_their_network_and_their_number_of_rows(made, tmp_pa
 
 def test_moments_with_a_damaged_header_are_unknown(made, tmp_path):
     path = tmp_path / "prepared" / "m"
-    store.write_tensors(path, {"a": torch.zeros(2)}, {"kind": KINDS[0]})
+    store.write_tensors(path, {"a": torch.zeros(2)}, {"kind": KIND})
     (found,) = [one for one in find_copies(made.traced(), [path.parent]) if one.path == str(path)]
-    assert (found.certainty, found.what) == ("unknown", "second moments")
+    assert (found.certainty, found.what) == ("unknown", "second moments of what layers are given")
     assert "does not say what it belongs to" in found.why
-
-
-@pytest.mark.parametrize(("count", "certainty"), [(NUM_ROWS, "sure"), (NUM_ROWS + 1, "likely"), (KEPT, "unknown")])
-def test_a_datamodel_is_told_by_its_rows(made, tmp_path, count, certainty):
-    path = tmp_path / "prepared" / "d"
-    store.write_tensors(path, {"train.ids": torch.arange(count), "weights": torch.zeros(count, 2)}, {"kind": DATAMODEL})
-    (found,) = [one for one in find_copies(made.traced(), [path.parent]) if one.path == str(path)]
-    assert (found.certainty, found.what, found.lists_rows) == (certainty, "a datamodel", True)
-    assert f"halves of {count:,} rows" in found.why
-
-
-def test_a_datamodel_without_ids_is_unknown(made, tmp_path):
-    traced = made.traced()
-    found = prepared_reason(tmp_path, Contents(metadata={"kind": DATAMODEL}), traced.network, traced.rows, KEPT)
-    assert found.certainty == "unknown"
