@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import excise
 from benchmarks.published_numbers import FAILED_DISTANCE
 from benchmarks.published_problems import Problem
 from benchmarks.published_scenes import compared, scene
-import excise
 from excise import errors, recipes, seeds, unlearn
 from excise.localize import Cut, RandomLike, Top, WeightGradient
 from excise.measure import unlearning_score_of_runs

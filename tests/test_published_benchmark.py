@@ -192,6 +192,13 @@ def test_a_claim_appears_or_does_not_by_the_numbers():
     assert {one.appears for one in published_claims.verdicts({**own, "problems": {}})} == {"not run"}
 
 
+def test_the_page_names_the_claims_that_do_not_appear():
+    page = " ".join(published_page.render(found(), CHOSEN).split())
+    every = [one.appears for one in published_claims.verdicts(found())]
+    assert f"Of {len(every)} claims {every.count('appears')} appear here, {every.count('in part')} in part" in page
+    assert "What does not: DMM, nearer to oracles on the forget rows" in page
+
+
 def test_every_row_of_a_table_has_as_many_cells_as_its_head():
     width = 0
     for line in published_page.render(found(), CHOSEN).split("\n"):
