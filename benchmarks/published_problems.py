@@ -59,7 +59,7 @@ SIZES = {
             num_train=800, num_other=997, num_models=20, num_halves=800, num_components=2, width=128, epochs=40
         ),
         "fashion-mnist": Size(
-            num_train=2000, num_other=2000, num_models=12, num_halves=400, num_components=2, width=16, epochs=15
+            num_train=2000, num_other=2000, num_models=10, num_halves=400, num_components=2, width=16, epochs=15
         ),
     },
     "tiny": {
