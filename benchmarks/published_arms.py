@@ -50,7 +50,7 @@ def grid(name, problem):
         "DEL": {**sgd, **rates},
         "SalUn": {**sgd, "lr": [3e-4, 1e-3, 3e-3, 0.01, 0.02, 0.05]},
         "SSD": {"selection": [1.2, 1.5, 2.0, 3.0, 5.0, 8.0]},
-        "SCRUB": {**few, "max_epochs": [1, 2, 4], "lr": [1e-3, 1e-2]},
+        "SCRUB": {**few, "max_epochs": [1, 2, 3], "lr": [1e-3, 1e-2]},
         "NegGradPlus": {"epochs": [round(short / 2)], **batch, "alpha": [0.9, 0.99], "lr": [0.005, 0.02, 0.05]},
         "Finetune": {**sgd, **rates},
         "SameCostRetrain": {**sgd, **rates},
