@@ -35,6 +35,7 @@ def _head(found, chosen):
     return [
         "# Four published systems, beside oracles",
         "",
+        *_trial(found),
         *paragraph(
             "Written by `python -m benchmarks.published`; do not edit.",
             "DMM, PGU, DUCK and JiT (what they do: [published systems](../published.md)) beside DEL, baselines, retraining",
@@ -74,6 +75,13 @@ def _head(found, chosen):
             "accelerator; what that gives is no part of this page.",
         ),
     ]
+
+
+def _trial(found):
+    """Say of a run at tiny sizes that it is one."""
+    if found["size"] in ("usual", "large"):
+        return []
+    return ["**A trial at sizes that say nothing, to see that all of it runs; no number here is to be quoted.**", ""]
 
 
 def _of_problem(found, name):

@@ -2,24 +2,25 @@
 
 from xml.etree.ElementTree import Element, SubElement
 
-from benchmarks.published_numbers import SAME_COST, Interval, distance
+from benchmarks.published_numbers import NOTHING, SAME_COST, Interval, distance
 from benchmarks.published_problems import title_of
 from excise.report.scales import Log
 from excise.report.svg import add, drawn, short, text, title
 
-WIDTH, PANEL, LEFT, RIGHT, ROW, TOP = 920, 0, 110, 20, 17, 64
+WIDTH, LEFT, RIGHT, ROW, TOP = 920, 110, 20, 17, 64
 MARKS = {
     "none": ("c0", "no mask"),
     "del": ("c1", "DEL's channels"),
     "random": ("c2", "as many of each layer at random"),
 }
+LINES = {"floor": "two arms of oracles", "same": "retraining at DEL's cost", "idle": "doing nothing"}
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #444 } .head { font-weight: 600 } .grid { stroke: #e3e3e3 }
-.floor { stroke: #15803d; stroke-dasharray: 4 3 } .same { stroke: #999; stroke-dasharray: 2 3 }
+.floor { stroke: #15803d; stroke-dasharray: 4 3 } .same { stroke: #999; stroke-dasharray: 2 3 } .idle { stroke: #999 }
 .c0 { stroke: #0b6bcb; fill: #0b6bcb } .c1 { stroke: #c2410c; fill: #c2410c } .c2 { stroke: #7e22ce; fill: #fff }
 .bar { stroke-width: 1.4 }
 @media (prefers-color-scheme: dark) {
- text { fill: #c9d1d9 } .grid { stroke: #30363d } .floor { stroke: #56d364 } .same { stroke: #8b949e }
+ text { fill: #c9d1d9 } .grid { stroke: #30363d } .floor { stroke: #56d364 } .same, .idle { stroke: #8b949e }
  .c0 { stroke: #58a6ff; fill: #58a6ff } .c1 { stroke: #ff9b5e; fill: #ff9b5e } .c2 { stroke: #d2a8ff; fill: #0d1117 } }
 """
 
@@ -73,9 +74,10 @@ def _panel(svg, scale, y, place, some):
         x = _across(scale, tick)
         add(svg, "line", x1=x, x2=x, y1=y, y2=bottom, class_="grid")
     floor = Interval.of([one["floor"]["distance"] for one in place["scene"]]).mean
-    lines = [("floor", floor, "two arms of oracles")]
-    if SAME_COST in place["arms"]:
-        lines.append(("same", Interval.of(distance(place, SAME_COST)).mean, "retraining at DEL's cost"))
+    lines = [("floor", floor, LINES["floor"])]
+    for look, arm in (("same", SAME_COST), ("idle", NOTHING)):
+        if arm in place["arms"]:
+            lines.append((look, Interval.of(distance(place, arm)).mean, LINES[look]))
     for look, value, words in lines:
         x = _across(scale, value)
         title(add(svg, "line", x1=x, x2=x, y1=y, y2=bottom, class_=look), f"{words}: {value:.2f}")
@@ -97,7 +99,7 @@ def _legend(svg):
     for place, (look, words) in enumerate(MARKS.values()):
         add(svg, "circle", cx=LEFT + 6 + 180 * place, cy=16, r=3, class_=look)
         text(svg, words, x=LEFT + 14 + 180 * place, y=20)
-    for place, (look, words) in enumerate((("floor", "two arms of oracles"), ("same", "retraining at DEL's cost"))):
+    for place, (look, words) in enumerate(LINES.items()):
         x = LEFT + 6 + 180 * place
         add(svg, "line", x1=x - 4, x2=x + 4, y1=36, y2=36, class_=look)
         text(svg, words, x=x + 8, y=40)

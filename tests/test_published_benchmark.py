@@ -138,7 +138,8 @@ def test_who_loses_to_retraining_is_said_to():
     assert "Losing to a retraining of DEL's cost in more cases than not: DUCK.\n" in page
     assert "Nearer than both retraining and nothing most often: DMM, in 3 of the cases.\n" in page
     assert "None is nearer than both" in published_page.render(found(), CHOSEN)
-    assert "Fashion-MNIST is left out: not here." in page
+    assert "Fashion-MNIST is left out: not here." in page and "A trial at sizes" not in page
+    assert "**A trial at sizes that say nothing" in published_page.render({**found(), "size": "tiny"}, CHOSEN)
 
 
 def test_an_arm_that_fails_at_a_seed_loses_and_says_why():
