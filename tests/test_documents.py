@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as performance
-from benchmarks import audits, batchnorm, method_memory, moments, recipes, scale, zero_shot
+from benchmarks import (
+    audits,
+    batchnorm,
+    method_memory,
+    moments,
+    published,
+    published_page,
+    published_plots,
+    recipes,
+    scale,
+    zero_shot,
+)
 from excise import errors
 from excise.cli import main
 
@@ -43,6 +54,23 @@ def test_the_page_of_all_recipes_is_what_was_measured():
 
 def test_the_page_of_what_can_be_had_from_forget_rows_alone_is_what_was_measured():
     assert zero_shot.PAGE.read_text(encoding="utf-8") == zero_shot.render(json.loads(zero_shot.FOUND.read_text()))
+
+
+def test_page_and_figures_of_the_published_systems_are_what_was_measured():
+    found, chosen = (json.loads(path.read_text()) for path in (published.FOUND, published.CHOSEN))
+    assert published.PAGE.read_text(encoding="utf-8") == published_page.render(found, chosen)
+    for name, picture in published_plots.pictures(found, published.MASKED).items():
+        assert (published.IMAGES / name).read_text(encoding="utf-8") == picture + "\n"
+
+
+def test_the_settings_of_the_published_systems_are_those_that_are_tried():
+    found = json.loads(published.CHOSEN.read_text())
+    for name, kinds in found["chosen"].items():
+        problem = published.Problem(name=name, size="usual", seed=found["seed"], out="")
+        for recipe, own in ((recipe, own) for recipes_of in kinds.values() for recipe, own in recipes_of.items()):
+            assert [row["settings"] for row in own["trials"]] == published.candidates(recipe, problem), recipe
+            least = min(row["distance"] for row in own["trials"])
+            assert own["trials"][own["place"]]["distance"] == least
 
 
 def test_the_page_of_projected_gradients_is_what_was_measured():
