@@ -321,10 +321,10 @@ def second_moments(
     matrices = [one.matrix for one in sums.values()]
     wanted = [one.matrix if one.ran or layers is not None else None for one in sums.values()]
     everywhere = zip(sums, together.summed(wanted, matrices), strict=True)
-    found = {name: matrix.cpu() for name, matrix in everywhere if matrix is not None}
-    _require_finite(found)
+    matrices_of = {name: matrix.cpu() for name, matrix in everywhere if matrix is not None}
+    _require_finite(matrices_of)
     return Moments(
-        found,
+        matrices_of,
         len(rows),
         params.model_digest(model),
         f"eval mode, {_named(engine.task.forward)}",
