@@ -42,6 +42,8 @@ CASES = {
     "Ascend": ("sgd", lambda _: methods.Ascend(plan=SGD)),
     "Contrast": ("sgd", lambda _: methods.Contrast(plan=SGD, alpha=0.9)),
     "Attract": ("adam", lambda _: methods.Attract(plan=ADAM, repeats=1)),
+    "Smooth": ("sgd", lambda _: methods.Smooth(plan=SGD, sigma=0.1, num_draws=2, rows_at_once=BATCH)),
+    "Match": ("adam", lambda model: methods.Match(plan=ADAM, targets=methods.OracleMean([model]), retain_multiplier=1)),
     "Relabel": ("sgd", lambda _: methods.Relabel(plan=SGD)),
     "Distill": ("adam", lambda _: methods.Distill(plan=ADAM, max_epochs=1)),
     "TwoTeachers": ("adam", lambda _: methods.TwoTeachers(plan=ADAM)),
@@ -104,7 +106,7 @@ SAYS_WHY = {
     "Dampen": "two sets of importances and the new weights",
     "Influence": "the vectors of its solve",
 }
-TEACHING = ("Attract", "Distill", "TwoTeachers")
+TEACHING = ("Attract", "Distill", "Match", "TwoTeachers")
 
 
 def _original(model):
