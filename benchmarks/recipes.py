@@ -138,9 +138,7 @@ def measure(seed=0, num_oracles=8):
     splits, seconds = {}, 0.0
     for name, model, make, split, engine, oracles in problems(seed, num_oracles):
         started = time.perf_counter()
-        rows = [
-            run(recipe, chosen[recipe]["settings"], model, make, split, engine, oracles, seed) for recipe in GRID
-        ]
+        rows = [run(recipe, chosen[recipe]["settings"], model, make, split, engine, oracles, seed) for recipe in GRID]
         seconds += time.perf_counter() - started
         every = [evidence.accuracy for evidence in oracles.evidence]
         splits[name] = {
