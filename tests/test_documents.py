@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as performance
-from benchmarks import audits, batchnorm, method_memory, recipes, scale, zero_shot
+from benchmarks import audits, batchnorm, method_memory, moments, recipes, scale, zero_shot
 from excise import errors
 from excise.cli import main
 
@@ -43,6 +43,29 @@ def test_the_page_of_all_recipes_is_what_was_measured():
 
 def test_the_page_of_what_can_be_had_from_forget_rows_alone_is_what_was_measured():
     assert zero_shot.PAGE.read_text(encoding="utf-8") == zero_shot.render(json.loads(zero_shot.FOUND.read_text()))
+
+
+def test_the_page_of_projected_gradients_is_what_was_measured():
+    assert moments.PAGE.read_text(encoding="utf-8") == moments.render(json.loads(moments.FOUND.read_text()))
+
+
+def test_what_is_said_of_projected_gradients_is_what_was_measured():
+    said = " ".join((ROOT / "docs" / "published.md").read_text(encoding="utf-8").split())
+    rows = json.loads(moments.FOUND.read_text())["rows"]
+
+    def forget(task, arm):
+        found = [100 * row["accuracy"]["forget"] for row in rows if (row["task"], row["arm"]) == (task, arm)]
+        return min(found), max(found)
+
+    stopped = next(iter(moments.ARMS))
+    low, high = forget("random rows", stopped)
+    of_retrained = "{:.1f} to {:.1f}%".format(*forget("random rows", "retrained"))
+    assert f"to between {low:.1f} and {high:.0f}%, where retrained networks are at {of_retrained}" in said
+    assert "30 wrong labels went from {:.0f}–{:.0f}%".format(*forget("wrong labels", "original")) in said
+    assert forget("wrong labels", stopped) == (0, 0) and forget("random rows", "original") == (100, 100)
+    page = moments.render(json.loads(moments.FOUND.read_text()))
+    away = [float(one) for line in re.findall(r"\| (0, [\d., ]+) \|", page) for one in line.split(", ")[1:]]
+    assert f"by {min(away):g}% to {max(away):g}%" in said
 
 
 def test_the_page_of_memory_is_what_was_measured():

@@ -10,6 +10,8 @@ from excise import errors
 from excise.attribution import Datamodel, Made, Part, fit_scale
 from excise.attribution.scale import scaled, slope
 from excise.data import Rows
+from excise.data.content import content_commitment
+from excise.oracles import Bank
 from excise.train import Hooks, TrainPlan
 
 
@@ -97,8 +99,21 @@ def test_the_factor_that_effects_lack_is_found_by_retraining(tmp_path):
     # a row left out of 24 makes the others' steps larger by 24 / 22, and their change is no effect of the removed row's own
     assert scale.value == pytest.approx(7.0, rel=0.05) and scale.low < 7.0 < scale.high * 1.05
     assert scale.correlation > 0.95 and not ear.notes
+    kept = Bank(tmp_path).entries()
+    assert {entry.data for entry in kept} == {content_commitment(rows)} and len(kept) == 1 + 3
     gone = torch.tensor([4, 9])
     torch.testing.assert_close(found.effects(gone, gone), scale.value * datamodel(7.0).effects(gone, gone))
+
+
+def test_the_networks_are_trained_by_the_loss_that_is_given():
+    """Trained towards the opposite, logits change by about the opposite: a loss that were left out would give a slope of 1."""
+
+    def opposite(logits, targets):
+        return nn.functional.cross_entropy(-logits, targets, reduction="none")
+
+    known, rows = datamodel(1.0), Rows.all_of(data())
+    scale = fit_scale(known, fresh, rows, PLAN, num_sets=2, forget_fraction=0.05, num_models=1, loss=opposite)[1]
+    assert scale.value == pytest.approx(-1.0, rel=0.05)
 
 
 def test_effects_that_predict_nothing_are_told():

@@ -8,13 +8,15 @@ from torch import nn
 
 import excise
 from excise import errors
-from excise.attribution import Datamodel, DatamodelTargets, DirectPredictor, Made
+from excise.attribution import Datamodel, DatamodelTargets, DirectPredictor, Made, Part
 from excise.attribution.origin import network_digest
 from excise.data import Rows, Split
 from excise.masks import Mask
 from excise.methods import Match
 from excise.train import Engine, Task, TrainPlan
 from tests.attribution.test_direct import axes, fitted, known
+from tests.cases import CASES
+from tests.probes import same_bytes, snapshot
 
 
 def problem(forget=(1, 4, 5)):
@@ -53,6 +55,17 @@ def test_matching_them_is_exact_removal_in_least_squares():
     torch.testing.assert_close(done.model.weight, fitted(inputs[stay], outputs[stay]).weight, rtol=0, atol=1e-6)
 
 
+def test_without_effects_no_bit_moves_where_statistics_stand_still():
+    model, data = CASES["batchnorm"].make(), CASES["batchnorm"].data(12)
+    ids, num_classes = torch.arange(12), model(data[0]).shape[1]
+    part = Part(ids, torch.zeros(12, num_classes), torch.ones(12, 1, num_classes))
+    nothing = Datamodel(weights=torch.zeros(12, 1), parts={"train": part}, made=Made(by="none"))
+    plan, before = TrainPlan(epochs=2, lr=0.1, optimizer="adam", batch_size=5), snapshot(model)
+    method = Match(plan=plan, targets=DatamodelTargets(nothing))
+    done = excise.unlearn(model, Split(data, forget=[1, 2]), method, recompute=False)
+    assert same_bytes(snapshot(done.model), before) and [one.loss for one in done.trace] == [0.0, 0.0]
+
+
 def test_what_is_not_known_is_refused_before_any_work():
     model, split, network, engine = problem()
     with pytest.raises(errors.BadRequest, match="expected a network with parameters of the names and shapes"):
@@ -81,7 +94,7 @@ def test_a_network_of_other_classes_is_refused():
     ("given", "message"),
     [
         ((3,), "datamodel: expected one of `excise datamodel`, or the path of its file, found int"),
-        (("nowhere.safetensors",), "expected weights at nowhere.safetensors"),
+        (("nowhere.safetensors",), "expected a datamodel at nowhere.safetensors, found no such file"),
     ],
 )
 def test_what_is_no_datamodel_is_refused(given, message):

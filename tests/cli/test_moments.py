@@ -31,7 +31,7 @@ def test_a_request_by_moments_and_the_next_one(project, excise, unlearn):
     assert run.code == 0, run.err
     record = json.loads((project / "run" / "run.json").read_text())
     assert record["request"]["files_sha256"] == {"moments": store.file_digest(project / "moments.safetensors")}
-    assert record["request"]["settings"]["method"]["moments"]["network"] == done["network"]
+    assert record["request"]["settings"]["method"]["moments"] == done["digest"]
 
     carried = made(
         excise,

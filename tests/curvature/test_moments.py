@@ -192,16 +192,17 @@ def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "moments.safetensors"
     second_moments(*whole_numbers(5)).save(path)
     content = bytearray(path.read_bytes())
-    for place, said in (
-        (len(content) - 3, "is damaged: its content is not what its header says; make one with `excise moments`"),
-        (content.index(b"num_rows"), "is damaged: its header does not say what it belongs to"),
-        (content.index(b"excise-moments"), "is not a file written by excise; make one with `excise moments`"),
-        (3, "is not a readable safetensors file"),
+    bad, changed = errors.BadData, "is damaged: its content is not what its header says; make one with `excise moments`"
+    for place, kind, said in (
+        (len(content) - 3, errors.Corrupt, changed),
+        (content.index(b"num_rows"), bad, "is damaged: its header does not say what it belongs to"),
+        (content.index(b"excise-moments"), bad, "is not a file written by excise; make one with `excise moments`"),
+        (3, bad, "is not a readable safetensors file"),
     ):
         broken = bytearray(content)
         broken[place] ^= 1
         path.write_bytes(broken)
-        with pytest.raises(errors.BadData, match=said):
+        with pytest.raises(kind, match=said):
             Moments.load(path)
     with pytest.raises(errors.BadData, match=r"expected moments at .*none.safetensors, found no such file; make one"):
         Moments.load(tmp_path / "none.safetensors")
@@ -210,7 +211,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_what_is_no_sum_of_squares_is_damaged_too(tmp_path):
     for wrong in (torch.zeros(1, 2, 3).double(), torch.zeros(1, 2, 2), torch.full((1, 2, 2), float("nan")).double()):
         Moments({"w": wrong}, 1, "", "").save(tmp_path / "m.safetensors")
-        with pytest.raises(errors.BadData, match="is damaged: its content"):
+        with pytest.raises(errors.Corrupt, match="is damaged: its content"):
             Moments.load(tmp_path / "m.safetensors")
 
 
@@ -256,6 +257,11 @@ def test_layers_can_be_named_and_one_that_never_runs_is_told_by_zeros():
     assert set(found.matrices) == {"never.weight", "one.weight"} and not found.matrices["never.weight"].any()
     assert found.num_bytes == 8 * (4 + 25)
     assert set(found.of_layers(["one.weight"]).matrices) == {"one.weight"}
+    assert set(second_moments(model, data, layers=["one"]).matrices) == {"one.weight"}
+    with pytest.raises(
+        errors.BadRequest, match="layers: no linear or convolutional layer is named 'on'; there are conv, "
+    ):
+        second_moments(model, data, layers=["one", "on"])
 
 
 def test_the_network_and_random_numbers_are_left_alone():

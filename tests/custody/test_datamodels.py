@@ -10,9 +10,9 @@ from excise.custody.datamodels import datamodel_reason
 from tests.custody.removal import DATA
 
 
-def saved(path, data=""):
+def saved(path, data="", by="means"):
     part = Part(torch.arange(4), torch.zeros(4, 2), torch.randn(4, 3, 2))
-    made = Made(by="means", num_models=3, data=data)
+    made = Made(by=by, num_models=3, data=data)
     Datamodel(weights=torch.randn(4, 3), parts={"train": part}, made=made).save(path)
     return path
 
@@ -35,6 +35,12 @@ def saved(path, data=""):
 def test_a_datamodel_is_told_with_what_its_data_were(own, known, what, why, certainty, tmp_path):
     found = datamodel_reason(saved(tmp_path / "d.safetensors", own), known)
     assert (found.what, found.certainty) == (what, certainty) and why in found.why
+
+
+def test_one_of_gradients_is_told_as_such(tmp_path):
+    assert datamodel_reason(saved(tmp_path / "d.safetensors", by="trak"), set()).why.startswith(
+        "by trak from 3 networks, "
+    )
 
 
 def test_other_files_are_none(tmp_path):

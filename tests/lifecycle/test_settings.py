@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from excise import recipes
+from excise import params, recipes
+from excise.attribution import from_observed
+from excise.curvature import second_moments
 from excise.lifecycle.settings import code_digest, differing, recipe_values, source_digest
 from excise.masks import Mask
 from excise.methods import FromFunction
 from excise.recipes import Recipe
 from excise.recipes.table import example_of
+from tests.attribution.planted import linear
 
 
 def a_function(net, retain, forget, validation):
@@ -37,6 +40,17 @@ def test_a_mask_and_a_network_count_by_their_content():
 def test_a_function_counts_by_its_name_in_every_process():
     values = recipe_values(Recipe(name="mine", paper="-", year=0, method=FromFunction(a_function)))
     assert "tests.lifecycle.test_settings.a_function" in str(values) and "0x" not in str(values)
+
+
+def test_what_was_prepared_is_one_digest_that_does_not_say_which_rows_are_gone():
+    """A digest of ids alone tells a row that is missing to who tries them all."""
+    whole = from_observed(linear(8, torch.ones(6, 6, 2), 1.0))
+    left = whole.without(whole.train[2:3])
+    said = [recipe_values(recipes.DMM(datamodel=one))["method"]["targets"]["datamodel"] for one in (whole, left)]
+    assert said == [whole.digest, left.digest] and said[0] != said[1]
+    assert params.digest({"": left.train}) not in str(recipe_values(recipes.DMM(datamodel=left)))
+    moments = second_moments(nn.Linear(3, 2), (torch.ones(4, 3), torch.zeros(4)))
+    assert recipe_values(recipes.PGU(moments=moments))["method"]["moments"] == moments.digest
 
 
 def test_the_code_is_named_by_what_its_files_hold(tmp_path, monkeypatch):

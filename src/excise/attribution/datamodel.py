@@ -18,6 +18,7 @@ from excise.attribution.parts import TRAIN, Part, chunks, places_of, products
 from excise.data.rows import Rows
 
 KIND = "excise-datamodel-1"
+_REMEDY = "make one with `excise datamodel`"
 Precision = Literal["float32", "float16"]
 
 
@@ -266,22 +267,15 @@ class Datamodel:
         kinds = {"float32": torch.float32, "float16": torch.float16}
         if precision not in kinds:
             raise errors.BadRequest(f"precision: expected one of {', '.join(kinds)}, found {precision!r}")
-        tensors, error = {"weights": self.weights.contiguous()}, 0.0
-        for name, part in self.parts.items():
-            for what, value in vars(part).items():
-                if value is None:
-                    continue
-                rounded = value.to(kinds[precision]) if what in ("factors", "margins") else value
-                if rounded.is_floating_point() and not bool(rounded.isfinite().all()):
-                    raise errors.BadRequest(f"precision: {what} of {name!r} are beyond {precision}; save as float32")
-                if rounded is not value and value.numel():
-                    error = max(error, float((rounded.double() - value.double()).abs().max()))
-                tensors[f"{name}.{what}"] = rounded.contiguous()
-        told = {
-            "kind": KIND,
-            "made": msgspec.json.encode(self.made).decode(),
-            "shrink": msgspec.json.encode(self.shrink).decode(),
-        }
+        tensors, told, error = {}, self._told(), 0.0
+        for name, value in self._tensors().items():
+            part, _, what = name.rpartition(".")
+            rounded = value.to(kinds[precision]) if what in ("factors", "margins") else value
+            if rounded.is_floating_point() and not bool(rounded.isfinite().all()):
+                raise errors.BadRequest(f"precision: {what} of {part!r} are beyond {precision}; save as float32")
+            if rounded is not value and value.numel():
+                error = max(error, float((rounded.double() - value.double()).abs().max()))
+            tensors[name] = rounded.contiguous()
         store.write_tensors(Path(path), tensors, {**told, "seal": _seal(tensors, told)})
         return error
 
@@ -294,8 +288,8 @@ class Datamodel:
             errors.Corrupt: it is not what was written there.
         """
         place = Path(path)
-        tensors, told = store.read_tensors(place)
-        store.require_form(place, told, KIND, "make one with `excise datamodel`")
+        tensors, told = store.read_tensors(place, "a datamodel", _REMEDY)
+        store.require_form(place, told, KIND, _REMEDY)
         seal = told.pop("seal", "")
         if seal != _seal(tensors, told):
             raise errors.Corrupt(
@@ -318,6 +312,25 @@ class Datamodel:
     def of(cls, given: Datamodel | str | Path) -> Datamodel:
         """Give a datamodel, or the one that a file holds."""
         return given if isinstance(given, Datamodel) else cls.load(given)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it."""
+        return _seal(self._tensors(), self._told())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        own = {
+            f"{name}.{what}": value
+            for name, part in self.parts.items()
+            for what, value in vars(part).items()
+            if value is not None
+        }
+        return {"weights": self.weights, **own}
+
+    def _told(self) -> dict[str, str]:
+        """Give what a file says of it in its header."""
+        origin, shrink = (msgspec.json.encode(one).decode() for one in (self.made, self.shrink))
+        return {"kind": KIND, "made": origin, "shrink": shrink}
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {len(part.ids)}" for name, part in self.parts.items())

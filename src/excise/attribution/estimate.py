@@ -135,11 +135,16 @@ def observe_halves(
     """
     parts = parts_of(rows)
     _require_fit(fresh, parts, engine, labelled=isinstance(plan, TrainPlan) and engine.task.loss is cross_entropy)
-    place = bank.place if isinstance(bank, Bank) else bank
-    data = None if place is None else content_commitment(parts[TRAIN])
-    held = None if place is None else Bank(place, data=data)
+    held = bank_of(bank, parts[TRAIN])
     halves = train_halves(fresh, parts[TRAIN], plan, num_models, engine, bank=held, together=together, fleet=fleet)
-    return replace(observe(fresh, halves, parts, engine), data=data or "")
+    data = (held.data if held is not None else None) or ""
+    return replace(observe(fresh, halves, parts, engine), data=data)
+
+
+def bank_of(bank: Bank | str | Path | None, train: Rows) -> Bank | None:
+    """Give a bank that keeps networks with the keyed digest of the training rows, by which `excise copies` knows them."""
+    place = bank.place if isinstance(bank, Bank) else bank
+    return None if place is None else Bank(place, data=content_commitment(train))
 
 
 def from_observed(

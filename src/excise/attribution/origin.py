@@ -44,7 +44,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shrink(msgspec.Struct, frozen=True, kw_only=True):
-    """Factors from 0 to 1 that estimated effects are multiplied by, for they are noisy (`attribution.shrink`).
+    """Factors from 0 to 1 that estimated effects are multiplied by, for they are noisy (`attribution.shrinkage`).
 
     Attributes:
         own: of the effect of a row on itself.

@@ -121,7 +121,8 @@ def datamodeling_score(
 ) -> Score:
     """Give the linear datamodeling score on networks that the datamodel was not made from; see `score`.
 
-    A row of which all networks are predicted to say the same (effects shrunk to nothing) counts as 0.
+    A row of which all networks are predicted to say the same (effects shrunk to nothing) counts as 0. The interval is over
+    the networks held out, for this datamodel; ranks in it are those among all of them.
 
     References:
         Park et al., "TRAK: Attributing Model Behavior at Scale", ICML 2023, definition 2.3, https://arxiv.org/abs/2303.14186.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from excise import checks, errors, params, seeds
 from excise.attribution.datamodel import Datamodel
-from excise.attribution.estimate import engine_for
+from excise.attribution.estimate import bank_of, engine_for
 from excise.attribution.observed import parts_of
 from excise.attribution.parts import TRAIN, Part
 from excise.data.rows import Rows
@@ -22,11 +22,12 @@ from excise.data.split import Split
 from excise.measure.measures import CONFIDENCE
 from excise.observe import collect
 from excise.oracles import Bank, Trained, retrain
+from excise.oracles.retrain import TrainFunction
 from excise.train.engine import Engine
 from excise.train.hooks import Hooks
 from excise.train.machine import Machine
 from excise.train.plan import TrainPlan
-from excise.train.task import Forward, Task, forward_pair
+from excise.train.task import Forward, Loss, Task, cross_entropy, forward_pair
 
 
 class Scale(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ def fit_scale(
     datamodel: Datamodel,
     fresh: Callable[[], nn.Module],
     rows: Split | Rows | Mapping[str, Rows],
-    plan: TrainPlan,
+    plan: TrainPlan | TrainFunction,
     *,
     num_sets: int = 5,
     forget_fraction: float = 0.05,
@@ -63,13 +64,15 @@ def fit_scale(
     seed: int = 0,
     bank: Bank | str | Path | None = None,
     forward: Forward = forward_pair,
+    loss: Loss = cross_entropy,
     hooks: Hooks | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - a frozen value
 ) -> tuple[Datamodel, Scale]:
     """Fit the factor that effects lack to retrainings without a few random sets of rows, and give the datamodel so scaled.
 
     For each set, networks are trained without it, and as many on all rows from the same seeds, so that what a seed does
     cancels in part. Their logits' mean change, on the set's rows and as many others, is regressed on the predicted one, minus
-    the sum of effects, without intercept. The interval is that of a ratio over sets, with as many degrees of freedom less one.
+    the sum of effects, without intercept. The interval is that of a ratio over sets, with one degree of freedom less than sets.
 
     An interval that holds 0 says that these effects predict nothing here, and is told to the hooks: do not match them.
 
@@ -84,9 +87,11 @@ def fit_scale(
         forget_fraction: of the training rows, in each set.
         num_models: networks for each set.
         seed: sets and networks follow from it.
-        bank: where networks are kept and found again; those on all rows HAVE seen every row.
+        bank: where networks are kept and found again; all of them HAVE seen rows that a request may want forgotten.
         forward: as in `excise.unlearn`.
+        loss: as in `excise.unlearn`.
         hooks: who watches.
+        machine: as in `excise.unlearn`.
 
     Raises:
         errors.BadRequest: numbers out of range, rows that are not the datamodel's, or effects that are all 0.
@@ -100,9 +105,9 @@ def fit_scale(
     num_rows = max(1, math.floor(checks.require_fraction("forget_fraction", forget_fraction) * len(train)))
     if 2 * num_rows > len(train):
         raise errors.BadRequest(f"forget_fraction: expected at most half of the rows, found {forget_fraction:g}")
-    engine = engine_for(fresh, Task(forward), seed, hooks, Machine())
+    engine = engine_for(fresh, Task(forward, loss), seed, hooks, machine)
     chosen = [seeds.derive(seed, "scale", number) for number in range(num_models)]
-    held = Bank.of(bank)
+    held = bank_of(bank, train)
     whole = retrain(fresh, train, plan, chosen, engine, stage="with all rows", bank=held, kind="original")
     with seeds.isolated(seed, "fresh"):
         model = fresh()

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from excise import errors, params, store
 from excise.cli import show, tables
-from excise.curvature import Moments, layers_of, second_moments
+from excise.curvature import Moments, layers_of, second_moments, weights_of
 from excise.data.rows import Rows
 from excise.masks import Mask
 from excise.train.engine import Engine
@@ -42,11 +40,12 @@ def run(
     network, rows = network.to(device), Rows.all_of(train)
     if len(rows) == 0:
         raise errors.BadRequest(f"--data: expected at least one row, found none in {data}")
+    chosen = None if layers is None else weights_of(layers_of(network), layers.split(","), "--layers").values()
     with show.progress(quiet=quiet) as hooks:
         engine = Engine(Task(), seed, Mask.empty(network), hooks=hooks)
         engine.task.require_fit(params.shadow_of(network, trainable=True), {"training": rows}, labelled=False)
         if carry is None or forget is None or into is None:
-            found = second_moments(network, rows, engine, layers=_named(network, layers), batch_size=batch_size)
+            found = second_moments(network, rows, engine, layers=chosen, batch_size=batch_size)
         else:
             full = Moments.load(carry)
             full.require_fit(network)
@@ -81,16 +80,3 @@ def _require_options(out: Path, carry: Path | None, forget: Path | None, into: P
         raise errors.BadRequest(f"--out: expected a .safetensors file to write, found {out.name!r}")
     if out.exists():
         raise errors.BadRequest(f"--out: {out} is there already; give another name, or remove it")
-
-
-def _named(model: nn.Module, words: str | None) -> list[str] | None:
-    """Give the names of the weights of layers named with commas between."""
-    if words is None:
-        return None
-    known = layers_of(model)
-    found = {word: f"{word}.weight" if f"{word}.weight" in known else word for word in words.split(",")}
-    for word, name in found.items():
-        if name not in known:
-            there = ", ".join(one.removesuffix(".weight") for one in known)
-            raise errors.BadRequest(f"--layers: no linear or convolutional layer is named {word!r}; there are {there}")
-    return list(found.values())

@@ -1,4 +1,4 @@
-"""The slope and the curvature of rows' losses: a network and rows in, gradients, products and solutions out."""
+"""Slope and curvature of rows' losses, moments of layers' inputs: a network and rows in, gradients, sums, solutions out."""
 
 from excise.curvature.fisher import (
     Importance,
@@ -18,7 +18,7 @@ from excise.curvature.gradient import (
     summed_gradient,
     trainable,
 )
-from excise.curvature.moments import Moments, layers_of, second_moments
+from excise.curvature.moments import Moments, layers_of, second_moments, weights_of
 from excise.curvature.solve import conjugate_gradient, published_woodfisher
 
 __all__ = [
@@ -41,4 +41,5 @@ __all__ = [
     "squared_gradients",
     "summed_gradient",
     "trainable",
+    "weights_of",
 ]

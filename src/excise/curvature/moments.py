@@ -157,17 +157,16 @@ class Moments:
         """Read moments back.
 
         Raises:
-            errors.BadData: no such file, another kind of file, or a damaged one.
+            errors.BadData: no such file, another kind of file, or a damaged header.
+            errors.Corrupt: the content is not what its header says.
         """
         path = Path(path)
-        if not path.exists():
-            raise errors.BadData(f"expected moments at {path}, found no such file; {_REMEDY}")
-        matrices, metadata = store.read_tensors(path)
+        matrices, metadata = store.read_tensors(path, "moments", _REMEDY)
         facts = facts_of(path, metadata)
         found = cls(matrices, facts.num_rows, facts.network, facts.reading)
         sound = found.num_rows >= 0 and all(map(_square, matrices.values()))
         if not sound or found.digest != facts.content:
-            raise errors.BadData(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
+            raise errors.Corrupt(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
         return found
 
     @classmethod
@@ -223,6 +222,24 @@ def layers_of(model: nn.Module) -> dict[str, list[Any]]:
         if all(_plain(module) and name_of[id(module.weight)] == name for module in some)
         and len({_groups(module) for module in some}) == 1
     }
+
+
+def weights_of(layers: Iterable[str], names: Iterable[str], asking: str) -> dict[str, str]:
+    """Give the weight, one of `layers_of`, of each layer that is named, itself or by its weight.
+
+    Raises:
+        errors.BadRequest: no such layer; the message begins with who is asking.
+    """
+    known, found = set(layers), {}
+    for name in names:
+        weight = next((one for one in (name, f"{name}.weight") if one in known), None)
+        if weight is None:
+            there = ", ".join(one.removesuffix(".weight") for one in layers)
+            raise errors.BadRequest(
+                f"{asking}: no linear or convolutional layer is named {name!r}; there are {there or 'none'}"
+            )
+        found[name] = weight
+    return found
 
 
 def _plain(module: Any) -> bool:
@@ -287,17 +304,19 @@ def second_moments(
         model: left as it was; may be wrapped.
         rows: `Rows`, or data as `Split` takes them.
         engine: task and hooks; counts the cost. The library's own task if None.
-        layers: names of weights, see `layers_of`; all if None.
+        layers: names of layers, or of their weights, see `layers_of`; all if None.
         batch_size: rows at a time.
 
     Raises:
         errors.BadData: a layer is given numbers whose squares have no finite sum.
+        errors.BadRequest: no layer of such a name.
     """
     rows = rows if isinstance(rows, Rows) else Rows.all_of(rows)
     engine = engine or Engine(Task(), 0, Mask.empty(model))
     shadow, together = params.shadow_of(model), engine.processes
     found = layers_of(shadow)
-    chosen = list(found) if layers is None else [name for name in found if name in set(layers)]
+    named = None if layers is None else set(weights_of(found, layers, "layers").values())
+    chosen = [name for name in found if named is None or name in named]
     sums = {name: _Sum(name, found[name], engine) for name in chosen}
     handles = [
         module.register_forward_pre_hook(one.add_, with_kwargs=True)

@@ -1,4 +1,4 @@
-"""Datamodels among files: they hold what networks say that were trained on halves of the rows, the forgotten among them."""
+"""Datamodels among files: they hold what networks say that were trained on the rows, or on halves, the forgotten among them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ KIND = "excise-datamodel-"
 class _Told(msgspec.Struct):
     """What a datamodel says of its origin, as far as it is of use here."""
 
+    by: str = ""
     num_models: int = 0
     data: str = ""
 
@@ -39,7 +40,12 @@ def datamodel_reason(path: Path, data: Collection[str]) -> Reason | None:
         made = msgspec.json.decode(told.get("made", "{}"), type=_Told)
     except msgspec.DecodeError:
         made = _Told()
-    count = f"outputs of {made.num_models} networks on halves"
+    halves = made.by in ("", "means", "sparse")  # another way asks networks of all rows, or is one's own
+    count = (
+        f"outputs of {made.num_models} networks on halves"
+        if halves
+        else f"by {made.by} from {made.num_models} networks"
+    )
     if made.data and data and made.data not in data:
         why = f"{count}; not of the content that the run's data had, by its keyed digest"
         return Reason(what="a datamodel of other data", why=why, certainty="unknown")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import msgspec
 from torch import Tensor, nn
 
 from excise import params
+from excise.attribution import Datamodel
+from excise.curvature import Moments
 from excise.masks import Mask
 from excise.recipes import Recipe
 from excise.store import file_digest
@@ -20,9 +23,26 @@ from excise.version import __version__
 
 
 def recipe_values(recipe: Recipe) -> dict[str, Any]:
-    """Give every setting of a recipe, defaults included, as plain values that are the same in every process."""
-    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(recipe, enc_hook=_plain))
+    """Give every setting of a recipe, defaults included, as plain values that are the same in every process.
+
+    What was prepared from rows is one digest. Of a datamodel without some rows the digest of its ids alone would say, to who
+    tries them, which rows those are.
+    """
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(_sealed(recipe), enc_hook=_plain))
     return found
+
+
+def _sealed(value: Any) -> Any:
+    """Give a value with each datamodel, and all moments, in it replaced by the digest of the whole."""
+    if isinstance(value, Datamodel | Moments):
+        return value.digest
+    if isinstance(value, Mapping):
+        return {key: _sealed(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_sealed(one) for one in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _sealed(getattr(value, field.name)) for field in fields(value)}
+    return value
 
 
 def _plain(value: Any) -> str:

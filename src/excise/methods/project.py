@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import checks, errors
-from excise.curvature import Moments, layers_of, second_moments
+from excise.curvature import Moments, layers_of, second_moments, weights_of
 from excise.data.split import Split
 from excise.masks import Mask
 from excise.methods.base import Iterative, Method, Need, answers
@@ -157,28 +157,18 @@ class Project(Iterative):
             raise errors.UnsupportedModel(
                 f"Project: expected a linear or convolutional layer of torch's own, found none in {type(model).__name__}"
             )
-        self._by_weight(known, {*self._gammas, *self.frozen})
+        weights_of(known, [*self._gammas, *self.frozen], "Project")
         if engine.processes.sharded:
             raise errors.BadRequest(
                 "Project: a projection needs whole weights, and fsdp divides them; use the strategy ddp"
             )
 
-    def _by_weight(self, known: Iterable[str], names: Iterable[str]) -> dict[str, str]:
-        """Give the names of layers by those of their weights."""
-        found = {weight: name for name in names for weight in known if weight in (name, f"{name}.weight")}
-        missing = sorted(set(names) - set(found.values()))
-        if missing:
-            raise errors.BadRequest(
-                f"Project: no linear or convolutional layer is named {missing[0]!r}; there are "
-                f"{', '.join(one.removesuffix('.weight') for one in known)}"
-            )
-        return found
-
     def confined(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> tuple[Mask, Projection]:
         """Give the weights of layers that have a direction left, and the directions of the retained inputs."""
         self._require_place(model, engine)
         known = layers_of(model)
-        frozen = self._by_weight(known, self.frozen)
+        frozen = weights_of(known, self.frozen, "Project").values()
+        gammas = {weight: self._gammas[name] for name, weight in weights_of(known, self._gammas, "Project").items()}
         allowed = effective(mask, model)
         retained = self._retained(
             model, split, [name for name in known if allowed.count(name) and name not in frozen], engine
@@ -191,8 +181,7 @@ class Project(Iterative):
                     f"Project: without the forget rows, moments of {name!r} are negative by {negative:.1e} of the largest; "
                     "the forget rows were not among those of the moments, or are read otherwise now"
                 )
-            gamma = self._gammas.get(name, self._gammas.get(name.removesuffix(".weight"), self.gamma))
-            ranks = [num_directions(one, gamma, self.criterion) for one in values]
+            ranks = [num_directions(one, gammas.get(name, self.gamma), self.criterion) for one in values]
             projection[name] = Directions.first(vectors, ranks)
         moving = {name: one for name, one in projection.items() if not one.everything}
         engine.processes.require_same(

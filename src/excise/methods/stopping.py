@@ -109,37 +109,41 @@ class BelowAccuracy(StopRule):
         """Refuse a target that is not to be had, and targets of rows that are no classes, by running at most 8."""
         looked_at = [split.forget]
         if self.target is None:
-            looked_at.append(_holdout(split))
+            looked_at.append(self._unseen(split))
             engine.original_model()
         for rows in looked_at:
-            logits, targets = answers(model, rows, engine)
-            require_class_targets(targets, logits, "BelowAccuracy", remedy=_NO_SHARE)
+            _require_judged("BelowAccuracy", model, rows, engine)
 
     def watch(self, model: nn.Module, split: Split, mask: Mask, engine: Engine, plan: TrainPlan) -> Watch:
         """Give what counts right answers after each epoch of a run."""
-
-        def num_right(network: nn.Module, rows: Rows) -> int:
-            wrong, _ = judged(
-                network, rows, engine, batch_size=plan.batch_size, asking="BelowAccuracy", remedy=_NO_SHARE
-            )
-            return len(wrong) - int(wrong.sum())
-
         if self.target is None:
-            unseen = _holdout(split)
-            target = Fraction(num_right(engine.original_model(), unseen), len(unseen))
+            target = _accuracy("BelowAccuracy", engine.original_model(), self._unseen(split), engine, plan)
         else:
             target = Fraction(repr(float(self.target)))
-        return _Counting(lambda: Fraction(num_right(model, split.forget), len(split.forget)), target, plan, engine)
+
+        def tell(epoch: int, accuracy: Fraction) -> None:
+            below = "below" if accuracy < target else "not below"
+            engine.hooks.on_note(
+                f"BelowAccuracy: ended after epoch {epoch + 1} of {plan.epochs}, with a forget accuracy of "
+                f"{float(accuracy):.4f}, {below} {float(target):.4f}"
+            )
+
+        return _Latest(
+            lambda: _accuracy("BelowAccuracy", model, split.forget, engine, plan), lambda found: found < target, tell
+        )
+
+    def _unseen(self, split: Split) -> Rows:
+        return _holdout(split, "BelowAccuracy", "take the target from", ", or give a target")
 
 
 _NO_SHARE = "there is no share of right answers to compare, so run the method by itself"
 
 
-def _holdout(split: Split, asking: str = "BelowAccuracy", what: str = "take the target from") -> Rows:
+def _holdout(split: Split, asking: str, what: str, otherwise: str = "") -> Rows:
     if split.holdout is None:
         raise errors.BadRequest(
-            f"{asking}: expected holdout rows, which were never trained on, to {what}, found none; "
-            f"give them as Split(..., holdout=...){', or give a target' if asking == 'BelowAccuracy' else ''}"
+            f"{asking}: expected holdout rows, which were never trained on, to {what}, found none; give them as "
+            f"Split(..., holdout=...){otherwise}"
         )
     return split.holdout
 
@@ -154,16 +158,21 @@ def _accuracy(asking: str, model: nn.Module, rows: Rows, engine: Engine, plan: T
     return Fraction(len(wrong) - int(wrong.sum()), len(wrong))
 
 
-class _Counting(Watch):
-    """Compares the forget accuracy with a target, and keeps only where it came to."""
+class _Latest(Watch):
+    """Takes an accuracy after each epoch, and keeps the latest."""
 
-    def __init__(self, accuracy: Callable[[], Fraction], target: Fraction, plan: TrainPlan, engine: Engine) -> None:
-        self._accuracy, self._target, self._plan, self._engine = accuracy, target, plan, engine
+    def __init__(
+        self,
+        accuracy: Callable[[], Fraction],
+        ends: Callable[[Fraction], bool],
+        tell: Callable[[int, Fraction], None],
+    ) -> None:
+        self._accuracy, self._ends, self._tell = accuracy, ends, tell
         self._last: tuple[int, Fraction] | None = None
 
     def __call__(self, epoch: int) -> bool:
         self._last = (epoch, self._accuracy())
-        return self._last[1] < self._target
+        return self._ends(self._last[1])
 
     def remembered(self) -> dict[str, Tensor]:
         if self._last is None:
@@ -178,12 +187,7 @@ class _Counting(Watch):
 
     def end_(self) -> None:
         assert self._last is not None
-        epoch, accuracy = self._last
-        below = "below" if accuracy < self._target else "not below"
-        self._engine.hooks.on_note(
-            f"BelowAccuracy: ended after epoch {epoch + 1} of {self._plan.epochs}, with a forget accuracy of "
-            f"{float(accuracy):.4f}, {below} {float(self._target):.4f}"
-        )
+        self._tell(*self._last)
 
 
 @dataclass(frozen=True)
@@ -356,39 +360,17 @@ class RetainFalls(StopRule):
 
     def watch(self, model: nn.Module, split: Split, mask: Mask, engine: Engine, plan: TrainPlan) -> Watch:
         """Give what holds each epoch of a run against the network before it."""
-        rows = self._looked_at(split)
+        rows, most = self._looked_at(split), Fraction(repr(float(self.by)))
 
         def accuracy() -> Fraction:
             return _accuracy("RetainFalls", model, rows, engine, plan)
 
-        return _Falling(accuracy, accuracy(), Fraction(repr(float(self.by))), plan, engine)
+        start = accuracy()
 
+        def tell(epoch: int, found: Fraction) -> None:
+            engine.hooks.on_note(
+                f"RetainFalls: ended after epoch {epoch + 1} of {plan.epochs}, with an accuracy of {float(found):.4f} "
+                f"where it was {float(start):.4f}"
+            )
 
-class _Falling(Watch):
-    """Compares an accuracy with what it was, and keeps where it came to."""
-
-    def __init__(
-        self, accuracy: Callable[[], Fraction], start: Fraction, by: Fraction, plan: TrainPlan, engine: Engine
-    ) -> None:
-        self._accuracy, self._start, self._by, self._plan, self._engine = accuracy, start, by, plan, engine
-        self._last = (-1, start)
-
-    def __call__(self, epoch: int) -> bool:
-        self._last = (epoch, self._accuracy())
-        return self._start - self._last[1] > self._by
-
-    def remembered(self) -> dict[str, Tensor]:
-        epoch, accuracy = self._last
-        return {"last": torch.tensor([epoch, accuracy.numerator, accuracy.denominator])}
-
-    def recall_(self, tensors: Mapping[str, Tensor]) -> None:
-        if tensors:
-            epoch, *accuracy = tensors["last"].tolist()
-            self._last = (epoch, Fraction(*accuracy))
-
-    def end_(self) -> None:
-        epoch, accuracy = self._last
-        self._engine.hooks.on_note(
-            f"RetainFalls: ended after epoch {epoch + 1} of {self._plan.epochs}, with an accuracy of {float(accuracy):.4f} "
-            f"where it was {float(self._start):.4f}"
-        )
+        return _Latest(accuracy, lambda found: start - found > most, tell)

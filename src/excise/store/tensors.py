@@ -47,13 +47,18 @@ def _without_metadata(head: Mapping[str, Any]) -> dict[str, Any]:
     return {name: told for name, told in head.items() if name != "__metadata__"}
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, what: str = "weights", remedy: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors and its metadata.
+
+    Args:
+        path: of the file.
+        what: is expected there, for people.
+        remedy: what to do where there is no such file.
 
     Raises:
         errors.BadData: no such file, or not a safetensors file.
     """
-    with _opened(path) as file:
+    with _opened(path, what, remedy) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
@@ -104,14 +109,15 @@ def require_form(path: Path, metadata: Mapping[str, str], kind: str, remedy: str
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, what: str = "weights", remedy: str = "") -> Iterator[Any]:
     require_regular(path)
     try:
         _require_small_header(path)
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError as error:
-        raise errors.BadData(f"expected weights at {path}, found no such file") from error
+        said = f"expected {what} at {path}, found no such file"
+        raise errors.BadData(f"{said}; {remedy}" if remedy else said) from error
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.BadData(f"{path} is not a readable safetensors file: {error}") from error
 
