@@ -220,6 +220,34 @@ def test_a_file_whose_parts_do_not_go_together_is_refused(strange, tmp_path):
         Datamodel.load(path)
 
 
+@pytest.mark.parametrize(
+    ("what", "shape"),
+    [
+        ("ids", (0,)),
+        ("ids", (2, 1)),
+        ("base", ()),
+        ("factors", (3,)),
+        ("margins", (2, 9)),
+        ("content", (1,)),
+        ("content", (2, 2)),
+    ],
+)
+def test_a_part_with_numbers_of_another_form_is_refused(what, shape):
+    fitting = {"ids": (2,), "base": (2, 3), "factors": (2, 4, 3), "margins": (2, 4), "content": (2,)}
+    forms = {**fitting, what: shape}
+    whole = ("ids", "content")
+    part = Part(
+        **{
+            name: torch.arange(2)
+            if (name, form) == ("ids", (2,))
+            else torch.zeros(form, dtype=torch.int64 if name in whole else None)
+            for name, form in forms.items()
+        }
+    )
+    with pytest.raises(errors.BadRequest, match=r"^datamodel: expected "):
+        Datamodel(weights=torch.zeros(2, 4), parts={"train": part}, made=Made(by="none"))
+
+
 def test_a_precision_that_does_not_do_is_refused(tmp_path):
     with pytest.raises(errors.BadRequest, match="precision: expected one of float32, float16, found 'int8'"):
         made().save(tmp_path / "a", precision="int8")

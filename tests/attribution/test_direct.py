@@ -73,6 +73,15 @@ def test_without_effects_it_is_the_network():
         assert torch.equal(direct.forward_indexed(inputs, rows.ids), network(inputs))
 
 
+def test_forget_rows_may_be_a_plain_list():
+    inputs, outputs = axes()
+    model, rows = known(inputs, outputs)
+    network = fitted(inputs, outputs)
+    one, other = (DirectPredictor(network, model, ids) for ids in ([1, 2], torch.tensor([1, 2])))
+    assert torch.equal(one.forget, other.forget)
+    torch.testing.assert_close(one.logits(rows), other.logits(rows))
+
+
 def test_it_is_linear_in_the_multiplier():
     inputs, outputs = axes()
     model, rows = known(inputs, outputs)

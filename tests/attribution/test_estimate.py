@@ -108,6 +108,11 @@ def test_the_callers_random_numbers_and_rows_to_forget_play_no_part():
         ({"fresh": mlp()}, "fresh: expected a callable that builds an untrained network, found Sequential"),
         ({"rows": 5}, "rows: expected a Split, Rows"),
         ({"num_models": 3}, "num_models: expected an even number"),
+        ({"by": "sparse"}, "sparse: expected at least 8 networks, two a fold, found 4"),
+        ({"rows": Rows.all_of((torch.zeros(0, 6), torch.zeros(0).long()))}, "rows: expected training rows, found none"),
+        ({"rows": Rows.all_of((torch.zeros(9, 5), torch.zeros(9).long()))}, "could not be run on train rows"),
+        ({"rows": Rows.all_of((torch.zeros(9, 6), torch.full((9,), 4)))}, "train: 9 labels lie outside 0 to 3"),
+        ({"rows": Rows.all_of((torch.zeros(9, 6), torch.zeros(9)))}, "expected one integer label a row"),
         ({"machine": 1}, "machine: expected an excise.Machine"),
     ],
 )
@@ -122,7 +127,7 @@ def test_what_cannot_be_estimated_is_refused_before_any_training(change, message
         "machine": Machine(),
         **change,
     }
-    with pytest.raises(errors.BadRequest, match=message):
+    with pytest.raises((errors.BadRequest, errors.BadData), match=message):
         estimate(**given)
     assert heard.stages == []
 

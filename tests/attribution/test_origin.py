@@ -29,6 +29,20 @@ def test_a_row_has_one_digest_whatever_is_read_with_it():
     assert (row_digests(rows) != every).nonzero().flatten().tolist() == [11]
 
 
+def test_a_row_that_is_augmented_at_random_has_one_digest_whatever_is_read_with_it():
+    class Jittered:
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, index):
+            return torch.tensor([float(index)]) + torch.rand(1), index % 2
+
+    rows = Rows.all_of(Jittered())
+    every = row_digests(rows)
+    assert len(set(every.tolist())) == 9 and 0 not in every
+    assert torch.equal(row_digests(Rows(rows.source, torch.tensor([2, 7]))), every[[2, 7]])
+
+
 def test_a_network_is_known_by_names_and_shapes_and_not_by_weights():
     assert network_digest(nn.Linear(2, 3)) == network_digest(nn.DataParallel(nn.Linear(2, 3)))
     others = [nn.Linear(2, 3, bias=False), nn.Linear(3, 2), nn.Sequential(nn.Linear(2, 3))]

@@ -21,6 +21,12 @@ def test_a_strange_id_is_refused_by_its_position(known):
         places_of("rows", torch.tensor([10, 4]), known)
 
 
+@pytest.mark.parametrize("ids", [None, "5", torch.tensor([5.0]), torch.tensor([[5]])])
+def test_what_is_no_list_of_ids_is_refused(ids):
+    with pytest.raises(errors.BadRequest, match=r"rows: expected row ids, integers \[rows\], found"):
+        places_of("rows", ids, IDS)
+
+
 @pytest.mark.parametrize("numbers", [1, 12, 13, 2**22])
 def test_products_are_sums_whatever_the_block(numbers, monkeypatch):
     monkeypatch.setattr("excise.attribution.parts._BLOCK_NUMBERS", numbers)

@@ -94,6 +94,14 @@ def test_other_rows_and_too_few_networks_are_refused():
         datamodeling_score(model, linear(6, 0 * beta, 0.0), part="train")
 
 
+@pytest.mark.parametrize("num_models", [2, 5])
+def test_too_few_networks_are_refused_before_any_training(num_models):
+    with pytest.raises(
+        errors.BadRequest, match=f"score: expected an even number of networks, 4 or more, found {num_models}"
+    ):
+        score(from_observed(linear(16, random_beta(), 1.0)), lambda: None, None, None, num_models)
+
+
 def test_predictions_that_are_all_alike_score_nothing():
     model = replace(from_observed(linear(16, random_beta(), 1.0)), shrink=Shrink(own=0.0, other=0.0))
     found = datamodeling_score(model, linear(6, random_beta(), 1.0, seed=1), part="train")

@@ -37,11 +37,14 @@ def test_margins_are_regressed_as_well():
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.08)
 
 
-@pytest.mark.parametrize(("num_models", "most"), [(6, 2**24), (8, 10)])
-def test_what_is_too_small_or_too_large_is_refused(num_models, most, monkeypatch):
+@pytest.mark.parametrize(
+    ("num_models", "most", "said"),
+    [(6, 2**24, "at least 8 networks, two a fold, found 6"), (8, 10, "at most 10 coefficients, found 16")],
+)
+def test_what_is_too_small_or_too_large_is_refused(num_models, most, said, monkeypatch):
     monkeypatch.setattr("excise.attribution.sparse.LARGEST", most)
     observed = Observed(
         torch.ones(num_models, 4, dtype=torch.bool), {"train": Answers(torch.arange(4), torch.zeros(4, num_models, 1))}
     )
-    with pytest.raises(errors.BadRequest, match="sparse: expected at least 8 networks and at most"):
+    with pytest.raises(errors.BadRequest, match=f"sparse: expected {said}"):
         from_observed(observed, by="sparse")

@@ -68,6 +68,9 @@ def test_half_the_bytes_are_rounded_and_a_killed_command_goes_on(project, datamo
         ({"networks": 3}, "num_models: expected an even number"),
         ({"model": "mine:network"}, "--model: mine has no 'network'"),
         ({"plan": "none.toml"}, "--plan: expected a file at none.toml, found none"),
+        ({"out": "d.txt"}, "--out: expected a .safetensors file to write, found 'd.txt'"),
+        ({"score": 2}, "score: expected an even number of networks, 4 or more, found 2"),
+        ({"data": "mine:wide"}, "could not be run on train rows"),
         ({"at_once": 2}, "--at-once: says how many jobs a cluster is given"),
     ],
 )

@@ -73,6 +73,8 @@ def test_other_layers_and_words_for_people(project, excise):
     ("words", "out", "said"),
     [
         (("--carry", "m.safetensors"), "m.safetensors", "--carry, --forget and --into go together"),
+        (("--data", "mine:empty"), "m.safetensors", "--data: expected at least one row, found none in mine:empty"),
+        (("--data", "mine:wide"), "m.safetensors", "Sequential could not be run on training rows"),
         ((), "moments.pt", "--out: expected a .safetensors file to write, found 'moments.pt'"),
         ((), "w.safetensors", "--out: w.safetensors is there already; give another name, or remove it"),
         (

@@ -233,6 +233,24 @@ def test_moments_that_do_not_go_together_are_refused():
                 operation(other)
 
 
+def test_matrices_of_another_form_are_refused():
+    model, data = whole_numbers(6)
+    found = second_moments(model, data)
+    other = Moments({name: one[:, 1:, 1:] for name, one in found.matrices.items()}, 6, found.network, found.reading)
+    with pytest.raises(errors.BadRequest, match="moments: expected both of one form of matrices, found"):
+        other.minus(found)
+
+
+@pytest.mark.parametrize("strange", [torch.inf, torch.nan, 1e200])
+def test_sums_that_are_not_finite_are_refused(strange):
+    model, (inputs, labels) = whole_numbers(6)
+    inputs = inputs.index_fill(0, torch.tensor([4]), strange)
+    with pytest.raises(
+        errors.BadData, match=r"moments: what the layer of '.*weight' is given has squares whose sum is not finite"
+    ):
+        second_moments(model, (inputs, labels))
+
+
 def test_layers_can_be_named_and_one_that_never_runs_is_told_by_zeros():
     model, data = mixed(), (numbers(3, 2, 5), torch.zeros(3, dtype=torch.int64))
     found = second_moments(model, data, layers=["never.weight", "one.weight"])

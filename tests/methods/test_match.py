@@ -332,6 +332,26 @@ def test_a_softmax_over_one_class_is_refused_where_one_is_taken():
         Match(plan=PLAN, targets=OracleMean([model]), loss="ce").require(model, split, Mask.full(model), engine)
 
 
+def test_targets_beyond_the_networks_precision_are_refused():
+    case, (inputs, labels) = CASES["mlp"], CASES["mlp"].data(20)
+    far = Given(torch.full((5, 4), 1e300, dtype=torch.float64))
+    with pytest.raises(errors.BadRequest, match=r"^targets: expected finite numbers, found others for row 0 of 5"):
+        data = Split((inputs.float(), labels), forget=FORGET)
+        excise.unlearn(case.make().float(), data, Match(plan=PLAN, targets=far, retain_multiplier=0))
+
+
+def test_any_number_of_retain_rows_may_be_asked_for_and_not_any_of_copies():
+    most, _ = run("mlp", Match(plan=PLAN, targets=OracleMean([other("mlp")]), retain_multiplier=1e308))
+    every, _ = run("mlp", Match(plan=PLAN, targets=OracleMean([other("mlp")]), retain_multiplier=3))
+    assert same_bytes(most, every)
+    with pytest.raises(errors.BadRequest, match=r"^forget_multiplier: 1e\+308 of 5 forget rows is more than a list of"):
+        excise.unlearn(
+            CASES["mlp"].make(),
+            split_of("mlp"),
+            Match(plan=PLAN, targets=OracleMean([other("mlp")]), forget_multiplier=1e308),
+        )
+
+
 def test_a_list_without_forget_rows_is_refused_before_any_work():
     split, model = Split(CASES["mlp"].data(20), forget=[3]), CASES["mlp"].make()
     with pytest.raises(

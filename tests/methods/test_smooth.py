@@ -63,6 +63,12 @@ def run(model, data, method, *, seed=0, forget=FORGET, mask=None):
     return engine
 
 
+def test_inputs_of_one_number_a_row_are_slopes_too():
+    wide = slopes(torch.tensor([[0, 3.0]]), torch.tensor([[4.0, 0]]), torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+    bare = slopes(torch.tensor([[0, 3.0]]), torch.tensor([[4.0, 0]]), torch.tensor([1.0]), torch.tensor([3.0]))
+    assert bare.tolist() == wide.tolist() == [2.5]
+
+
 # -- closed forms --------------------------------------------------------------------------------------------------------
 
 

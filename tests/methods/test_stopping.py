@@ -34,8 +34,8 @@ def test_what_is_never_below_runs_all_epochs():
     epochs, texts, _ = epochs_run(0.01, [10] * 6)
     assert epochs == 6
     assert texts == [
-        "BelowAccuracy: ended after epoch 6 of 6, with a forget accuracy of 0.0100, not below 0.0100: the target was not reached; "
-        "take more epochs or another rate"
+        "BelowAccuracy: ended after epoch 6 of 6, with a forget accuracy of 0.0100, not below 0.0100: the target was not "
+        "reached; take more epochs or another rate"
     ]
 
 

@@ -108,6 +108,11 @@ def test_weights_of_another_architecture_are_refused_before_any_work():
         OracleMean([state]).require(CASES["mlp"].make(), split, engine_for(CASES["mlp"].make()))
 
 
+def test_a_network_without_weights_is_refused_before_any_work():
+    with pytest.raises(errors.UnsupportedModel, match="parameters"):
+        ask(OracleMean([nn.Identity()]), "mlp")
+
+
 def test_networks_of_unequal_classes_are_refused():
     with pytest.raises(errors.BadRequest, match=r"^models: expected logits of one shape, found \(3, 4\) and \(3, 3\)"):
         ask(OracleMean([other("mlp", 1), other("three-classes", 1)]), "mlp")

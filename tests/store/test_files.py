@@ -113,6 +113,13 @@ def test_a_directory_is_not_overwritten(tmp_path):
     assert names(tmp_path) == ["d"]
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(errors.DiskError, match="a device, a pipe or a socket, which a file would replace"):
+        store.write_bytes(tmp_path / "p", b"new")
+    assert (tmp_path / "p").is_fifo() and names(tmp_path) == ["p"]
+
+
 def test_what_is_removed_is_gone_and_the_rest_is_there(target, monkeypatch):
     store.write_bytes(target.with_name("b.bin"), b"other")
     synced, sync = [], os.fsync

@@ -59,12 +59,18 @@ class Datamodel:
         """Check that factors and parts are of one form; `train` is the first part."""
         ordered = sorted(self.parts, key=lambda name: (name != TRAIN, name))
         object.__setattr__(self, "parts", {name: self.parts[name] for name in ordered})
-        if TRAIN not in self.parts or self.weights.ndim != 2 or len(self.weights) != len(self.train):
+        if (
+            TRAIN not in self.parts
+            or self.train.ndim == 0
+            or self.weights.ndim != 2
+            or len(self.weights) != len(self.train)
+        ):
             raise errors.BadRequest(
                 f"datamodel: expected weights [train, factors] for each row of the part 'train', found "
                 f"{list(self.weights.shape)} and parts {', '.join(self.parts) or 'none'}"
             )
         for name, part in self.parts.items():
+            _require_form(name, part)
             wanted = (len(part.ids), self.weights.shape[1], self.num_classes)
             ascending = part.ids.dtype == torch.int64 and bool((part.ids.diff() > 0).all())
             if tuple(part.factors.shape) != wanted or tuple(part.base.shape) != wanted[::2] or not ascending:
@@ -339,6 +345,24 @@ class Datamodel:
                 "give each row once"
             )
         return places
+
+
+def _require_form(name: str, part: Part) -> None:
+    """Refuse a part whose numbers are not one a row where they should be."""
+    rows = list(part.ids.shape)
+    forms = {"ids": 1, "base": 2, "factors": 3, "margins": 2, "content": 1}
+    for what, axes in forms.items():
+        value = getattr(part, what)
+        if value is not None and (value.ndim != axes or list(value.shape[:1]) != rows):
+            raise errors.BadRequest(
+                f"datamodel: expected {what} of the part {name!r} with {axes} axes, an entry for each of its ids {rows}, "
+                f"found {list(value.shape)}"
+            )
+    if part.margins is not None and part.margins.shape[1] != part.factors.shape[1]:
+        raise errors.BadRequest(
+            f"datamodel: expected margins of the part {name!r} by {part.factors.shape[1]} factors, found "
+            f"{part.margins.shape[1]}"
+        )
 
 
 def _seal(tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> str:

@@ -44,7 +44,7 @@ class DirectPredictor:
         datamodel.require_network(model)
         self.multiplier = checks.require_finite("multiplier", multiplier)
         datamodel.effects(forget, datamodel.train[:0])
-        self.forget = forget.clone()
+        self.forget = torch.as_tensor(forget).clone()
         self.datamodel = datamodel
         self._model = params.clone_model(params.unwrapped(model)).eval()
 

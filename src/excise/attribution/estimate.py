@@ -16,7 +16,7 @@ from excise.attribution.means import difference_in_means, shrinkage
 from excise.attribution.observed import Observed, observe, parts_of
 from excise.attribution.origin import Made, network_digest
 from excise.attribution.parts import TRAIN
-from excise.attribution.sparse import sparse_regression
+from excise.attribution.sparse import require_folds, sparse_regression
 from excise.cluster import Fleet
 from excise.data.content import content_commitment
 from excise.data.rows import Rows
@@ -81,7 +81,8 @@ def estimate(
         errors.BadRequest: rows, plan and numbers that do not go together; before any training.
         errors.Diverged: a training did.
     """
-    require_by(by)
+    if require_by(by) == "sparse":
+        require_folds(num_models)
     engine = engine_for(fresh, Task(forward, loss), seed, hooks, machine)
     observed = observe_halves(fresh, rows, plan, num_models, engine, bank=bank, together=together, fleet=fleet)
     engine.hooks.on_note(
@@ -133,6 +134,7 @@ def observe_halves(
     Halves and networks follow from the engine's seed; of another seed they are others, to judge a datamodel by.
     """
     parts = parts_of(rows)
+    _require_fit(fresh, parts, engine, labelled=isinstance(plan, TrainPlan) and engine.task.loss is cross_entropy)
     held = bank_of(bank, parts[TRAIN])
     halves = train_halves(fresh, parts[TRAIN], plan, num_models, engine, bank=held, together=together, fleet=fleet)
     data = (held.data if held is not None else None) or ""
@@ -179,6 +181,14 @@ def from_observed(
         return sparse_regression(observed, made)
     found = difference_in_means(observed, made)
     return replace(found, shrink=shrinkage(found, seed)) if shrink else found
+
+
+def _require_fit(fresh: Callable[[], nn.Module], parts: Mapping[str, Rows], engine: Engine, *, labelled: bool) -> None:
+    """Refuse rows that the networks cannot take, before the first of them is trained."""
+    model = params.shadow_of(_built(fresh), trainable=True)
+    with seeds.isolated(engine.seed, "fit"):
+        for name, some in parts.items():
+            engine.task.require_fit(model, {name: some}, labelled=labelled and name == TRAIN)
 
 
 def engine_for(fresh: Callable[[], nn.Module], task: Task, seed: int, hooks: Hooks | None, machine: Machine) -> Engine:

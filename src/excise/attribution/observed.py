@@ -175,8 +175,10 @@ def parts_of(given: object) -> dict[str, Rows]:
         errors.BadRequest: neither a split, rows, nor a mapping of rows with the part `train`.
     """
     if isinstance(given, Rows):
-        return {TRAIN: given}
+        given = {TRAIN: given}
     if isinstance(given, Mapping) and all(isinstance(one, Rows) for one in given.values()) and TRAIN in given:
+        if len(given[TRAIN]) == 0:
+            raise errors.BadRequest("rows: expected training rows, found none; give the rows of the training")
         return {str(name): one for name, one in given.items() if len(one)}
     named = {name: getattr(given, name, None) for name in (TRAIN, "test", "holdout")}
     if not isinstance(named[TRAIN], Rows):

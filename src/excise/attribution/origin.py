@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from excise import params, seeds
-from excise.data.rows import Rows
+from excise.data.rows import Rows, Source
 from excise.version import __version__
 
 
@@ -63,13 +63,16 @@ def network_digest(model: nn.Module) -> str:
 
 def row_digests(rows: Rows) -> Tensor:
     """Give the first 8 bytes of the SHA-256 of each row's id and content, int64 `[rows]`; zeros where rows change as they are
-    read. Random numbers of transforms are lent from one seed. Cost: one reading of every row, and of the first eight once more.
+    read. Random numbers of transforms are lent, from a seed of each row's own, so that a row has one digest among whatever
+    others it is read. Cost: one reading of every row, and of the first eight once more.
     """
 
+    def digest(source: Source, one: Tensor) -> int:
+        with seeds.isolated(0, "row digests", int(one)):
+            return int.from_bytes(bytes.fromhex(Rows(source, one).fingerprint())[:8], "big", signed=True)
+
     def read(some: Rows) -> list[int]:
-        with seeds.isolated(0, "row digests"):
-            prints = [Rows(some.source, one).fingerprint() for one in torch.split(some.ids, 1)]
-        return [int.from_bytes(bytes.fromhex(one)[:8], "big", signed=True) for one in prints]
+        return [digest(some.source, one) for one in torch.split(some.ids, 1)] if len(some) else []
 
     if read(rows.head(8)) != read(rows.head(8)):
         return torch.zeros(len(rows), dtype=torch.int64)

@@ -51,7 +51,10 @@ class Part:
 
 def places_of(name: str, ids: Tensor, known: Tensor) -> Tensor:
     """Give the places of ids among ascending known ones, in the order given; refuse what is not there."""
-    wanted = torch.as_tensor(ids)
+    try:
+        wanted = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise errors.BadRequest(f"{name}: expected row ids, integers [rows], found {type(ids).__name__}") from error
     if wanted.ndim != 1 or wanted.is_floating_point() or wanted.dtype == torch.bool or wanted.is_complex():
         raise errors.BadRequest(f"{name}: expected row ids, integers [rows], found {wanted.dtype} {list(wanted.shape)}")
     wanted = wanted.to("cpu", torch.int64)

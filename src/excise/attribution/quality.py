@@ -99,10 +99,21 @@ def score(
         hooks: as in `estimate`.
         machine: as in `estimate`.
     """
+    require_held(num_models)
     seed = seeds.derive(datamodel.made.seed, "held-out halves")
     engine = engine_for(fresh, Task(forward, loss), seed, hooks, machine)
     held = observe_halves(fresh, rows, plan, num_models, engine, bank=bank, together=together, fleet=fleet)
     return datamodeling_score(datamodel, held, part=part, output=output)
+
+
+def require_held(num_models: int) -> None:
+    """Refuse a number of networks to judge by that is odd or below 4.
+
+    Raises:
+        errors.BadRequest: it is.
+    """
+    if num_models < 4 or num_models % 2:
+        raise errors.BadRequest(f"score: expected an even number of networks, 4 or more, found {num_models}")
 
 
 def datamodeling_score(

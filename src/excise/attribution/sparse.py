@@ -39,15 +39,28 @@ def sparse_regression(observed: Observed, made: Made) -> Datamodel:
         errors.BadRequest: too few networks for the folds, or more coefficients than can be kept whole.
     """
     num_models, num_train = observed.keep.shape
+    require_folds(num_models)
     most = max(one.logits.shape[0] * one.logits.shape[2] for one in observed.answers.values()) * num_train
-    if num_models < 2 * FOLDS or most > LARGEST:
+    if most > LARGEST:
         raise errors.BadRequest(
-            f"sparse: expected at least {2 * FOLDS} networks and at most {LARGEST:,} coefficients, found {num_models} and "
-            f"{most:,}; estimate by='means'"
+            f"sparse: expected at most {LARGEST:,} coefficients, found {most:,}; estimate by='means'"
         )
     inside = observed.keep.double().numpy() - 0.5
     parts = {name: _part(one, inside) for name, one in observed.answers.items()}
     return Datamodel(weights=torch.eye(num_train), parts=parts, made=made)
+
+
+def require_folds(num_models: int) -> None:
+    """Refuse too few networks for the folds.
+
+    Raises:
+        errors.BadRequest: they are.
+    """
+    if num_models < 2 * FOLDS:
+        raise errors.BadRequest(
+            f"sparse: expected at least {2 * FOLDS} networks, two a fold, found {num_models}; train more, or estimate "
+            "by='means'"
+        )
 
 
 def _part(answers: Answers, inside: np.ndarray) -> Part:

@@ -14,6 +14,7 @@ from excise import errors
 from excise.attribution import Datamodel, Score, Shrink, estimate, score
 from excise.attribution.estimate import plain, require_by
 from excise.attribution.origin import network_digest
+from excise.attribution.quality import require_held
 from excise.cli import choices, show, tables
 from excise.cli.bank import size
 from excise.cli.fleets import read_fleet
@@ -50,6 +51,10 @@ def run(
     machine = choices.read_machine(precision=precision, layout=layout, compiled=compiled, workers=workers)
     how, kind = tables.read_plan(plan), require_by(by)
     assert how is not None
+    if out.suffix != ".safetensors":
+        raise errors.BadRequest(f"--out: expected a .safetensors file to write, found {out.name!r}")
+    if score:
+        require_held(score)
     tables.require_device(device)
     train, held_out, known = tables.read_data(data, test, data_root)
     rows = {"train": Rows.all_of(train)} | ({} if held_out is None else {"test": Rows.all_of(held_out)})

@@ -38,9 +38,12 @@ def run(
     _, network = tables.build_model(model, known)
     params.load_strictly_(network, store.read_weights(weights), str(weights))
     network, rows = network.to(device), Rows.all_of(train)
+    if len(rows) == 0:
+        raise errors.BadRequest(f"--data: expected at least one row, found none in {data}")
     chosen = None if layers is None else weights_of(layers_of(network), layers.split(","), "--layers").values()
     with show.progress(quiet=quiet) as hooks:
         engine = Engine(Task(), seed, Mask.empty(network), hooks=hooks)
+        engine.task.require_fit(params.shadow_of(network, trainable=True), {"training": rows}, labelled=False)
         if carry is None or forget is None or into is None:
             found = second_moments(network, rows, engine, layers=chosen, batch_size=batch_size)
         else:

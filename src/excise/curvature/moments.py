@@ -140,6 +140,7 @@ class Moments:
             ("network", self.network[:12], other.network[:12]),
             ("way of reading rows", self.reading, other.reading),
             ("layers", sorted(self.matrices), sorted(other.matrices)),
+            ("form of matrices", _shapes(self.matrices), _shapes(other.matrices)),
         ):
             if own != its:
                 raise errors.BadRequest(
@@ -163,7 +164,8 @@ class Moments:
         matrices, metadata = store.read_tensors(path, "moments", _REMEDY)
         facts = facts_of(path, metadata)
         found = cls(matrices, facts.num_rows, facts.network, facts.reading)
-        if found.digest != facts.content or not all(map(_square, matrices.values())):
+        sound = found.num_rows >= 0 and all(map(_square, matrices.values()))
+        if not sound or found.digest != facts.content:
             raise errors.Corrupt(f"{path} is damaged: its content is not what its header says; {_REMEDY}")
         return found
 
@@ -171,6 +173,10 @@ class Moments:
     def of(cls, given: Moments | str | Path) -> Moments:
         """Give moments, or those that a file holds."""
         return given if isinstance(given, Moments) else cls.load(given)
+
+
+def _shapes(matrices: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(one.shape) for name, one in sorted(matrices.items())}
 
 
 _REMEDY = "make one with `excise moments`"
@@ -302,6 +308,7 @@ def second_moments(
         batch_size: rows at a time.
 
     Raises:
+        errors.BadData: a layer is given numbers whose squares have no finite sum.
         errors.BadRequest: no layer of such a name.
     """
     rows = rows if isinstance(rows, Rows) else Rows.all_of(rows)
@@ -333,8 +340,10 @@ def second_moments(
     matrices = [one.matrix for one in sums.values()]
     wanted = [one.matrix if one.ran or layers is not None else None for one in sums.values()]
     everywhere = zip(sums, together.summed(wanted, matrices), strict=True)
+    matrices_of = {name: matrix.cpu() for name, matrix in everywhere if matrix is not None}
+    _require_finite(matrices_of)
     return Moments(
-        {name: matrix.cpu() for name, matrix in everywhere if matrix is not None},
+        matrices_of,
         len(rows),
         params.model_digest(model),
         f"eval mode, {_named(engine.task.forward)}",
@@ -342,6 +351,15 @@ def second_moments(
 
 
 STAGE = "moments"
+
+
+def _require_finite(matrices: Mapping[str, Tensor]) -> None:
+    for name, matrix in matrices.items():
+        if not bool(matrix.isfinite().all()):
+            raise errors.BadData(
+                f"{STAGE}: what the layer of {name!r} is given has squares whose sum is not finite; correct the rows with "
+                "infinite, missing or huge numbers, or scale the inputs"
+            )
 
 
 def _named(forward: Any) -> str:

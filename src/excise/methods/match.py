@@ -26,6 +26,9 @@ from excise.train.step import Pass, Passes, Step
 ROUNDING = 32
 """Units in the last place, of a row's largest target, within which an answer counts as its target."""
 
+MOST_LISTED = 2**31
+"""Forget rows, as often as they are listed, beyond which a list is refused before it takes all memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Match(Phased):
@@ -113,6 +116,11 @@ class Match(Phased):
     def require(self, model: nn.Module, split: Split, mask: Mask, engine: Engine) -> None:
         """Refuse a list without forget rows, logits that are not one a class (of 8 rows), and what the targets refuse."""
         super().require(model, split, mask, engine)
+        if self.forget_multiplier * len(split.forget) > MOST_LISTED:
+            raise errors.BadRequest(
+                f"forget_multiplier: {self.forget_multiplier:g} of {len(split.forget)} forget rows is more than a list of "
+                f"{MOST_LISTED:,} rows; lower it"
+            )
         if _floor(self.forget_multiplier * len(split.forget)) == 0:
             raise errors.BadRequest(
                 f"forget_multiplier: {self.forget_multiplier:g} of {len(split.forget)} forget rows is less than one row; "
@@ -140,7 +148,7 @@ class Match(Phased):
         rows = Rows(split.train.source, torch.unique_consecutive(self.rows(split, engine)["matched"].ids))
         logits, _ = answers(model, split.forget, engine)
         table = self.targets.targets(rows, split, engine)
-        _require_table(table, (len(rows), logits.shape[1]))
+        _require_table(table, (len(rows), logits.shape[1]), _precision(logits))
         start = {name: value.detach().clone() for name, value in _anchored(model, self.anchor).items()}
         objective = partial(self._objective, ids=rows.ids, table=table, start=start)
         return lambda _: (Pass(objective, ("matched",)),)
@@ -156,7 +164,7 @@ class Match(Phased):
     def _objective(self, step: Step, *, ids: Tensor, table: Tensor, start: Mapping[str, Tensor]) -> Tensor:
         logits, _ = step.outputs("matched")
         self._require_logits(logits)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.to(_precision(logits))
         wanted = table[torch.searchsorted(ids, step.batches["matched"].ids)].to(logits)
         wanted = _reached(logits, wanted)
         each = (logits - wanted).square().mean(1) if self.loss == "mse" else divergence(logits, wanted)
@@ -174,7 +182,7 @@ class Match(Phased):
 
 
 def _floor(value: float) -> int:
-    return math.floor(value + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    return math.floor(min(value, 2.0**62) + 1e-9)  # 0.29 * 100 is 28.999999999999996
 
 
 def _anchored(model: nn.Module, anchor: float) -> Mapping[str, Tensor]:
@@ -188,8 +196,12 @@ def _reached(logits: Tensor, wanted: Tensor) -> Tensor:
     return torch.where((found - wanted).abs() <= near, found, wanted)
 
 
-def _require_table(table: object, shape: tuple[int, int]) -> None:
-    """Refuse targets that are not a finite number for each row and class."""
+def _precision(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _require_table(table: object, shape: tuple[int, int], precision: torch.dtype) -> None:
+    """Refuse targets that are not a number for each row and class, finite in the precision that they are matched in."""
     found = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
     if not isinstance(table, Tensor) or found != shape or not table.is_floating_point():
         kind = f" of {table.dtype}" if isinstance(table, Tensor) else ""
@@ -197,6 +209,7 @@ def _require_table(table: object, shape: tuple[int, int]) -> None:
             f"targets: expected floating-point numbers [rows, classes] of shape {shape}, found {found}{kind}; give targets of "
             "the network that is to forget"
         )
-    if not bool(table.isfinite().all()):
-        row = int((~table.isfinite()).any(1).nonzero()[0])
+    finite = table.to(precision).isfinite()
+    if not bool(finite.all()):
+        row = int((~finite).any(1).nonzero()[0])
         raise errors.BadRequest(f"targets: expected finite numbers, found others for row {row} of {shape[0]}")

@@ -146,7 +146,7 @@ def slopes(outputs: Tensor, noisy_outputs: Tensor, inputs: Tensor, noisy_inputs:
     [2.5]
     """
     rise, run = (
-        torch.linalg.vector_norm((one - other).flatten(1), dim=1)
+        torch.linalg.vector_norm((one - other).reshape(len(one), -1), dim=1)
         for one, other in ((outputs, noisy_outputs), (inputs, noisy_inputs))
     )
     far = run > eps

@@ -108,7 +108,10 @@ class OracleMean(TargetProvider):
         checks.require_positive_int("batch_size", self.batch_size)
 
     def require(self, model: nn.Module, split: Split, engine: Engine) -> None:
-        """Refuse weights that do not fit the network before the run; no weight is copied."""
+        """Refuse networks without weights, and weights that do not fit the network before the run; no weight is copied."""
+        for one in self.models:
+            if isinstance(one, nn.Module):
+                params.require_parameters(one)
         kept = [state for one in self.models if (state := _state_of(one)) is not None]
         if not kept:
             return

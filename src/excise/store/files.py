@@ -31,6 +31,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """
     try:
         make_directory(path.parent)
+        if path.is_char_device() or path.is_block_device() or path.is_fifo() or path.is_socket():
+            raise OSError("it is a device, a pipe or a socket, which a file would replace")
         temporary, descriptor = _begun(path)
         try:
             _write_all(descriptor, content)
