@@ -56,10 +56,10 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 SIZES = {
     "usual": {
         "digits": Size(
-            num_train=800, num_other=997, num_models=20, num_halves=800, num_components=2, width=128, epochs=40
+            num_train=800, num_other=997, num_models=16, num_halves=800, num_components=2, width=128, epochs=40
         ),
         "fashion-mnist": Size(
-            num_train=2000, num_other=2000, num_models=10, num_halves=400, num_components=2, width=16, epochs=15
+            num_train=2000, num_other=2000, num_models=8, num_halves=400, num_components=2, width=16, epochs=15
         ),
     },
     "tiny": {
@@ -232,13 +232,8 @@ class Problem:
 
 
 def together_if_possible(several, problem):
-    """Train networks as one; large ones only where that pays, and one by one where it cannot be done to the bit."""
-    if problem.size not in RESIDUAL:
-        return several(bank=problem.bank, together=True)
-    try:
-        return several(bank=problem.bank, together=None)
-    except errors.BadRequest:
-        return several(bank=problem.bank, together=False)
+    """Train networks as one where that pays and they are then what they are alone; else one by one."""
+    return several(bank=problem.bank, together=None)
 
 
 @cache

@@ -101,7 +101,7 @@ def _tell_of_noise(found: Datamodel, hooks: Hooks) -> None:
     if gone:
         hooks.on_note(
             f"datamodel: effects of rows on {' and on '.join(gone)} cannot be told from noise with {found.made.num_models} "
-            "networks, and count as none; train more, or take them as they are found (shrink=False)"
+            "networks, and count as none; train more, or take them as they are found (shrink=False, --as-found)"
         )
 
 

@@ -59,7 +59,8 @@ def run(
     where = [run, kept.directory, *(places or [])]
     show.say(to, f"Looked into {', '.join(str(place) for place in where)}, and nowhere else. {NOT_REACHED}")
     if found:
-        show.say(to, f"To take them away: excise purge {run} --dry-run")
+        named = "".join(f" --in {place}" for place in places or ())
+        show.say(to, f"To take them away: excise purge {run}{named} --dry-run")
     show.say(to, left_out(traced))
     return {
         "run": str(run),

@@ -132,7 +132,7 @@ class Moments:
         if found != self.network:
             raise errors.BadRequest(
                 f"moments: expected those of this network ({found[:12]}…), found those of another ({self.network[:12]}…); make "
-                "them with `excise moments`, or carry those of the network before a request over by Moments.carried_to"
+                "them with `excise moments`, or carry over those of the network before (--carry, Moments.carried_to)"
             )
 
     def _require_alike(self, other: Moments) -> None:

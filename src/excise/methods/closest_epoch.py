@@ -98,7 +98,7 @@ class ClosestEpoch(Wrapping):
         if split.holdout is None:
             raise errors.BadRequest(
                 "ClosestEpoch: expected rows that were never trained on, of the forget rows' classes, found none; "
-                "give them as Split(..., holdout=...)"
+                "give them as Split(..., holdout=...), on the command line --holdout"
             )
         counts = Counter(self._classes(model, split.forget, engine).tolist())
         unseen = self._classes(model, split.holdout, engine)

@@ -145,7 +145,7 @@ def _holdout(split: Split, asking: str, what: str, otherwise: str = "") -> Rows:
     if split.holdout is None:
         raise errors.BadRequest(
             f"{asking}: expected holdout rows, which were never trained on, to {what}, found none; give them as "
-            f"Split(..., holdout=...){otherwise}"
+            f"Split(..., holdout=...), on the command line --holdout{otherwise}"
         )
     return split.holdout
 

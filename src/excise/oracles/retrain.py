@@ -188,6 +188,7 @@ class _Run:
                 yield from _drained(missing)
             elif self._at_once is not None and len(missing) == self._chunk(size, self._at_once):
                 self._train_together(missing)
+                yield from _drained(missing)
         for missing in self._missing.values():
             if self._at_once and missing and (self._asked or len(missing) >= WORTH_IT):
                 self._train_together(missing)
@@ -236,14 +237,23 @@ class _Run:
         self._engine.hooks.on_note(f"{self._stage}: trained one at a time, since {reason}")
 
     def _train_together(self, missing: list[Missing]) -> None:
-        """Train networks on equally many rows as one, and share out what that took."""
+        """Train networks on equally many rows as one, and share out what that took.
+
+        Those that turn out to differ from what they are alone, on their own first rows, stay missing where the choice is free.
+        """
         assert isinstance(self._plan, TrainPlan)
         wanted = [one for one, _ in missing]
         name = f"{self._stage} {wanted[0].number + 1}-{wanted[-1].number + 1}/{len(self._rows)}"
         own = replace(self._engine, hooks=Retold(self._engine.hooks, name))
         started, before = time.perf_counter(), own.cost.trained_rows
         models, rows, chosen = [one.model for one in wanted], [one.rows for one in wanted], [one.seed for one in wanted]
-        fit_together_(models, rows, self._plan, chosen, own, stage="train")
+        try:
+            fit_together_(models, rows, self._plan, chosen, own, stage="train")
+        except errors.BadRequest as error:  # raised before any step
+            if self._asked:
+                raise
+            self._tell_alone(f"of {len(wanted)} of them it was found that {error}")
+            return
         seconds = (time.perf_counter() - started) / len(wanted)
         passed = (own.cost.trained_rows - before) // len(wanted)
         for one, told in missing:

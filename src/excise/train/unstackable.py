@@ -22,6 +22,8 @@ from excise.train.statistics import running_statistics_used
 from excise.train.task import device_of
 
 FEW_ROWS = 8
+NUM_PROBES = 3
+"""Where values differ on the first rows, the others of so many sets of rows must all agree."""
 NUM_STEPS = 2
 """Steps that are compared: with one, what a network keeps from step to step would not show."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -47,19 +49,28 @@ def why_not_stacked(model: nn.Module, rows: Sequence[Rows], engine: Engine) -> s
         return "a parameter has a hook on its gradient"
     try:
         with seeds.isolated(0, "together", "probe"), torch.enable_grad():
-            return _difference(model, rows, engine)
+            reason = _difference(model, rows, engine)
+            if not isinstance(reason, _Differs) or len(rows[0]) < NUM_PROBES * FEW_ROWS:
+                return reason
+            others = [_difference(model, rows, engine, place) for place in range(1, NUM_PROBES)]
+            return next((other for other in others if other is not None), None)
     except errors.ExciseError as error:
         return f"a probe of a few rows failed ({error})"
 
 
-def _difference(model: nn.Module, rows: Sequence[Rows], engine: Engine) -> str | None:
+class _Differs(str):
+    """A value that differs. An input of a rectifier that is 0 but for rounding does it, so other rows are asked then."""
+
+
+def _difference(model: nn.Module, rows: Sequence[Rows], engine: Engine, place: int = 0) -> str | None:
     alone = [params.clone_model(model).train() for _ in range(2)]
     for value in alone[1].parameters():
         if value.is_floating_point():
             value.detach().mul_(1.01)  # so that one network's weights taken for the other's would show
     copies = [params.clone_model(one) for one in alone]
     few = min(FEW_ROWS, len(rows[0]))
-    ids = torch.stack([rows[0].ids[:few], rows[0].ids[-few:]])
+    one = place * few
+    ids = torch.stack([rows[0].ids[one : one + few], rows[0].ids[len(rows[0]) - one - few : len(rows[0]) - one]])
     try:
         plain = [_alone(one, rows[0], own, engine) for one, own in zip(alone, ids, strict=True)]
     except _Unfit as reason:
@@ -140,7 +151,7 @@ def _disagreement(plain: Sequence[dict[str, Tensor]], found: dict[str, Tensor]) 
         scale = scales.get(name if kind == "buffer" else kind, 0.0)
         near = TOLERANCE.get(value.dtype, 1 / 32) * (scale or 1.0) if value.is_floating_point() else 0.0
         if not torch.allclose(found[name], value, rtol=0.0, atol=near, equal_nan=True):
-            return f"{name} differs between networks that run alone and together"
+            return _Differs(f"{name} differs between networks that run alone and together")
     return None
 
 
