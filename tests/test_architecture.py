@@ -45,6 +45,7 @@ STEPS = [
     {"pipeline"},
     {"lifecycle"},
     {"cli", "testing"},
+    {"__main__"},
 ]
 # These take arrays or plain values, never networks, and so may import less than their step allows.
 ONLY = {"measure": {"errors"}, "report": {"errors"}}

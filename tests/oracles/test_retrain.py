@@ -699,6 +699,29 @@ def test_left_free_what_cannot_or_should_not_go_together_goes_alone_and_is_told_
     assert len(found) == 9
 
 
+def test_a_chunk_that_is_found_to_differ_goes_alone_where_the_choice_is_free(stack, monkeypatch):
+    """The first rows of a later chunk may show what those of the first did not."""
+    module, fit_, told = (
+        sys.modules[retrain.__module__],
+        stack.fit_,
+        "these networks cannot be trained together: so it is",
+    )
+
+    def differs(models, rows, plan, train_seeds, *more, **options):
+        if 0 not in train_seeds:
+            raise errors.BadRequest(told)
+        fit_(models, rows, plan, train_seeds, *more, **options)
+
+    monkeypatch.setattr(module, "fit_together_", differs)
+    found, heard = several(18, together=None)
+    assert [len(one) for one in stack.stacks] == [9]
+    assert heard.notes == [f"oracle: trained one at a time, since of 9 of them it was found that {told}"]
+    assert [one.seed for one in found] == list(range(18))
+    assert all(same_bytes(one.state, other.state) for one, other in zip(found, several(18)[0], strict=True))
+    with pytest.raises(errors.BadRequest, match=told):
+        several(18, together=True)
+
+
 def test_together_that_cannot_be_is_refused_before_any_training(stack):
     stack.reason = "it draws random numbers"
     heard = Heard()

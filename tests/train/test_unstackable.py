@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from excise.data import Rows
-from excise.train import Task
+from excise.train import Task, unstackable
 from excise.train.unstackable import why_not_stacked
 from tests.cases import CASES
 from tests.probes import Watched, engine_for
@@ -116,3 +116,40 @@ def test_a_slow_rule_of_torch_is_no_reason_to_be_silent():
     embedding = nn.Sequential(nn.EmbeddingBag(11, 4, mode="max")).double()
     rows = [Rows.all_of((torch.randint(11, (30, 5), generator=torch.Generator().manual_seed(0)), torch.arange(30) % 4))]
     assert why(embedding, rows=rows) is not None
+
+
+@pytest.mark.parametrize(
+    ("found", "num_rows", "reason", "num_asked"),
+    [
+        ([unstackable._Differs("a")], 23, "a", 1),  # too few rows to ask others
+        ([unstackable._Differs("a"), None, None], 24, None, 3),
+        ([unstackable._Differs("a"), None, unstackable._Differs("b")], 24, "b", 3),
+        (["it draws"], 24, "it draws", 1),
+        ([None], 24, None, 1),
+    ],
+)
+def test_where_values_differ_on_some_rows_others_are_asked(monkeypatch, found, num_rows, reason, num_asked):
+    asked = []
+
+    def difference(model, rows, engine, place=0):
+        asked.append(place)
+        return found[place]
+
+    monkeypatch.setattr(unstackable, "_difference", difference)
+    model = CASES["mlp"].make()
+    assert why_not_stacked(model, [Rows.all_of(CASES["mlp"].data(num_rows))], engine_for(model)) == reason
+    assert asked == list(range(num_asked))
+
+
+def test_each_probe_asks_rows_of_its_own(monkeypatch):
+    asked = []
+
+    def alone(model, rows, ids, engine):
+        asked.append(ids.tolist())
+        return {"loss": torch.zeros(())}
+
+    monkeypatch.setattr(unstackable, "_alone", alone)
+    monkeypatch.setattr(unstackable, "_together", lambda *_: {"loss": torch.ones(2)})
+    model, rows = CASES["mlp"].make(), Rows.all_of(CASES["mlp"].data(48))
+    assert "loss differs" in why_not_stacked(model, [rows], engine_for(model))
+    assert sorted(row for ids in asked for row in ids) == list(range(48))
