@@ -13,13 +13,13 @@ from benchmarks import (
     batchnorm,
     method_memory,
     moments,
-    published,
-    published_page,
-    published_plots,
     recipes,
     scale,
     zero_shot,
 )
+from benchmarks.published import page as published_page
+from benchmarks.published import plots as published_plots
+from benchmarks.published import running as published
 from excise import errors
 from excise.cli import main
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import published, published_arms, published_claims, published_numbers, published_page, published_plots
-from benchmarks.published_numbers import Counts, Interval, against, told
-from benchmarks.published_problems import SIZES, Problem, kind_of
-from benchmarks.published_scenes import scene
+from benchmarks.published import arms, claims, numbers, plots, running
+from benchmarks.published import page as pages
+from benchmarks.published.numbers import Counts, Interval, against, told
+from benchmarks.published.problems import SIZES, Problem, kind_of
+from benchmarks.published.scenes import scene
 from excise.cluster import Here
 
 SETS = ("class", "random", "component-1")
@@ -58,8 +59,8 @@ def place(name, distances):
         "aus": [0.95, 0.01],
         "retraining_seconds": 1.0,
     }
-    every = dict.fromkeys(published_arms.EVERY, 3.0)
-    masked = {f"{one}/{mask}": 3.0 for one in published_arms.MASKED for mask in published_arms.MASKS}
+    every = dict.fromkeys(arms.EVERY, 3.0)
+    masked = {f"{one}/{mask}": 3.0 for one in arms.MASKED for mask in arms.MASKS}
     return {"scene": [row] * 3, "arms": {one: arm(value) for one, value in {**every, **masked, **distances}.items()}}
 
 
@@ -88,7 +89,7 @@ CHOSEN = {
     "trials": 6,
     "chosen": {
         "digits": {
-            kind: {name: {"place": 0, "trials": [{"settings": {"lr": 0.1}}]} for name in published_arms.EVERY}
+            kind: {name: {"place": 0, "trials": [{"settings": {"lr": 0.1}}]} for name in arms.EVERY}
             for kind in {kind_of(name) for name in SETS}
         }
     },
@@ -129,7 +130,7 @@ def test_distances_are_compared_by_ratio_and_seed_by_seed():
 
 
 def test_who_loses_to_retraining_is_said_to():
-    page = published_page.render(found(DUCK=9.0, DMM=1.0, Nothing=2.0), CHOSEN)
+    page = pages.render(found(DUCK=9.0, DMM=1.0, Nothing=2.0), CHOSEN)
     short = page.partition("## In short")[2].partition("## What")[0]
     row = {line.split(" | ")[0][2:]: line for line in short.split("\n") if " of 3 |" in line}
     assert "0 of 3 | 3 of 3" in row["DUCK"] and row["DUCK"].endswith("| loses to retraining, worse than nothing |")
@@ -137,16 +138,16 @@ def test_who_loses_to_retraining_is_said_to():
     assert row["PGU"].endswith("| worse than nothing |")  # even with retraining, further than nothing
     assert "Losing to a retraining of DEL's cost in more cases than not: DUCK.\n" in page
     assert "Nearer than both retraining and nothing most often: DMM, in 3 of the cases.\n" in page
-    assert "None is nearer than both" in published_page.render(found(), CHOSEN)
+    assert "None is nearer than both" in pages.render(found(), CHOSEN)
     assert "Fashion-MNIST is left out: not here." in page and "A trial at sizes" not in page
-    assert "**A trial at sizes that say nothing" in published_page.render({**found(), "size": "tiny"}, CHOSEN)
+    assert "**A trial at sizes that say nothing" in pages.render({**found(), "size": "tiny"}, CHOSEN)
 
 
 def test_an_arm_that_fails_at_a_seed_loses_and_says_why():
     own = found()
     for sets in own["problems"]["digits"].values():
-        sets["arms"]["JiT"][1] = {"failed": 4, "why": "Diverged: gone", "distance": published_numbers.FAILED_DISTANCE}
-    page = published_page.render(own, CHOSEN)
+        sets["arms"]["JiT"][1] = {"failed": 4, "why": "Diverged: gone", "distance": numbers.FAILED_DISTANCE}
+    page = pages.render(own, CHOSEN)
     assert "JiT failed: Diverged: gone" in page
     assert "| JiT | 0 of 3 | 3 of 3 | 0 of 3 | 3 of 3 | 0 of 3 | loses to retraining, worse than nothing |" in page
 
@@ -162,13 +163,13 @@ def test_an_arm_that_fails_at_a_seed_loses_and_says_why():
     ],
 )
 def test_whether_localization_helps_is_said_by_the_numbers(under_del, at_random, words):
-    masks = {f"{one}__del": under_del for one in published_arms.MASKED}
-    masks |= {f"{one}__random": at_random for one in published_arms.MASKED}
-    assert words in " ".join(published_page.localization_words(found(**masks)))
+    masks = {f"{one}__del": under_del for one in arms.MASKED}
+    masks |= {f"{one}__random": at_random for one in arms.MASKED}
+    assert words in " ".join(pages.localization_words(found(**masks)))
 
 
 def verdict(own, system, start):
-    return next(one for one in published_claims.verdicts(own) if one.system == system and one.claim.startswith(start))
+    return next(one for one in claims.verdicts(own) if one.system == system and one.claim.startswith(start))
 
 
 def test_a_claim_appears_or_does_not_by_the_numbers():
@@ -190,49 +191,49 @@ def test_a_claim_appears_or_does_not_by_the_numbers():
     for name in ("NegGradPlus", "Finetune"):
         own["problems"]["digits"]["component-1"]["arms"][name] = arm(3.0, klom=9.0)
     assert verdict(own, "DMM", "the lead").appears == "appears"
-    assert {one.appears for one in published_claims.verdicts({**own, "problems": {}})} == {"not run"}
+    assert {one.appears for one in claims.verdicts({**own, "problems": {}})} == {"not run"}
 
 
 def test_the_page_names_the_claims_that_do_not_appear():
-    page = " ".join(published_page.render(found(), CHOSEN).split())
-    every = [one.appears for one in published_claims.verdicts(found())]
+    page = " ".join(pages.render(found(), CHOSEN).split())
+    every = [one.appears for one in claims.verdicts(found())]
     assert f"Of {len(every)} claims {every.count('appears')} appear here, {every.count('in part')} in part" in page
     assert "What does not: DMM, nearer to oracles on the forget rows" in page
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_head():
     width = 0
-    for line in published_page.render(found(), CHOSEN).split("\n"):
+    for line in pages.render(found(), CHOSEN).split("\n"):
         cells = line.count("|") if line.startswith("|") else 0
         assert not (cells and width) or cells == width, line
         width = cells
 
 
 def test_the_figure_has_a_mark_for_each_method_mask_and_set():
-    drawn = published_plots.pictures(found(), published_arms.MASKED)
+    drawn = plots.pictures(found(), arms.MASKED)
     assert list(drawn) == ["published-masks-digits.svg"]
     root = ElementTree.fromstring(drawn["published-masks-digits.svg"])
     marks = [one for one in root.iter("{http://www.w3.org/2000/svg}circle") if len(one)]
-    assert len(marks) == len(SETS) * len(published_arms.MASKED) * 3
+    assert len(marks) == len(SETS) * len(arms.MASKED) * 3
 
 
 def test_every_recipe_is_tried_equally_often():
     for size, problems in SIZES.items():
         for name in problems:
             problem = Problem(name=name, size=size, seed=0, out="nowhere")
-            counts = {one: len(published_arms.candidates(one, problem)) for one in published_arms.EVERY}
-            assert counts.pop("Nothing") == 1 and set(counts.values()) == {published_arms.TRIALS}
+            counts = {one: len(arms.candidates(one, problem)) for one in arms.EVERY}
+            assert counts.pop("Nothing") == 1 and set(counts.values()) == {arms.TRIALS}
 
 
 def test_cells_are_measured_once_against_oracles(tmp_path):
     torch.set_num_threads(1)
-    run = published.Run("tiny", ["digits"], tmp_path, "cpu", Here())
+    run = running.Run("tiny", ["digits"], tmp_path, "cpu", Here())
     problem = run.problem("digits", 0)
     at = {"problem": "digits", "seed": 0, "set": "class", "settings": {}, "count": 4}
     cells = [{**at, "recipe": "Nothing", "mask": "none"}]
     for name, mask in (("DMM", "random"), ("DUCK", "none")):
-        cells.append({**at, "recipe": name, "settings": published_arms.candidates(name, problem)[0], "mask": mask})
-    idle, matched, pulled = run.fill("recipes", published_arms.arm_cell, cells)
+        cells.append({**at, "recipe": name, "settings": arms.candidates(name, problem)[0], "mask": mask})
+    idle, matched, pulled = run.fill("recipes", arms.arm_cell, cells)
     own = scene(problem, "class")
     for part in ("forget", "removed", "others"):
         gap = own.before.accuracy[part].mean() - own.oracles.accuracy[part].mean()
@@ -243,4 +244,4 @@ def test_cells_are_measured_once_against_oracles(tmp_path):
         np.mean([pulled[f"distance_{part}"] for part in ("forget", "retain", "test")])
     )
     before = run.found
-    assert run.fill("recipes", published_arms.arm_cell, cells) == [idle, matched, pulled] and run.found == before + 3
+    assert run.fill("recipes", arms.arm_cell, cells) == [idle, matched, pulled] and run.found == before + 3

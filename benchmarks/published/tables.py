@@ -1,8 +1,8 @@
 """The tables of the page of the published systems."""
 
-from benchmarks.published_arms import EVERY
-from benchmarks.published_numbers import SAME_COST, Interval, against, distance, told, values
-from benchmarks.published_problems import PARTS, title_of
+from benchmarks.published.arms import EVERY
+from benchmarks.published.numbers import SAME_COST, Interval, against, distance, told, values
+from benchmarks.published.problems import PARTS, title_of
 
 NAMES = {"digits": "Digits", "fashion-mnist": "Fashion-MNIST"}
 SIGNS = {-1: "nearer", 0: "open", 1: "**loses**"}

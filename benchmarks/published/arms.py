@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import excise
-from benchmarks.published_numbers import FAILED_DISTANCE
-from benchmarks.published_problems import Problem
-from benchmarks.published_scenes import compared, scene
+from benchmarks.published.numbers import FAILED_DISTANCE
+from benchmarks.published.problems import Problem
+from benchmarks.published.scenes import compared, scene
 from excise import errors, recipes, seeds, unlearn
 from excise.localize import Cut, RandomLike, Top, WeightGradient
 from excise.measure import unlearning_score_of_runs
@@ -195,7 +195,7 @@ def score(place, own, numbers):
 def digest_of_code():
     """Give the SHA-256 of all that a cell's result may depend on: the library and what measures, not the page."""
     own = Path(__file__).resolve().parent
-    files = [own / f"published_{name}.py" for name in ("arms", "problems", "scenes")]
+    files = [own / f"{name}.py" for name in ("arms", "problems", "scenes")]
     files += sorted(Path(excise.__file__).resolve().parent.rglob("*.py"))
     running = hashlib.sha256()
     for file in files:

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import published_page, published_plots
 from benchmarks.environment import environment
 from benchmarks.grid import filled, key_of
-from benchmarks.published_arms import (
+from benchmarks.published import page, plots
+from benchmarks.published.arms import (
     EVERY,
     MASKED,
     MASKS,
@@ -36,12 +36,12 @@ from benchmarks.published_arms import (
     network_cell,
     scene_cell,
 )
-from benchmarks.published_numbers import FAILED_DISTANCE
-from benchmarks.published_problems import SIZES, Problem, kind_of, why_absent
-from benchmarks.published_workers import Workers
+from benchmarks.published.numbers import FAILED_DISTANCE
+from benchmarks.published.problems import SIZES, Problem, kind_of, why_absent
+from benchmarks.published.workers import Workers
 from excise.cluster import Here
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 CHOSEN, FOUND = RESULTS / "published_settings.json", RESULTS / "published.json"
 PAGE, IMAGES = ROOT / "docs" / "results" / "published.md", ROOT / "docs" / "images"
@@ -165,9 +165,9 @@ def _write(path, found):
 def show():
     """Write page and figures from what is kept."""
     found, chosen = json.loads(FOUND.read_text()), json.loads(CHOSEN.read_text())
-    for name, picture in published_plots.pictures(found, MASKED).items():
+    for name, picture in plots.pictures(found, MASKED).items():
         (IMAGES / name).write_text(picture + "\n")
-    PAGE.write_text(published_page.render(found, chosen))
+    PAGE.write_text(page.render(found, chosen))
 
 
 def _words(given):
@@ -213,10 +213,6 @@ def _whole(run, *, keep):
     found = measure(run, chosen, SEEDS[: {"large": 3, "tiny": 2, "pretend": 1}[run.size]])
     if keep:
         _write(RESULTS / "published-large.json", {**found, "settings": chosen})
-    for name, picture in published_plots.pictures(found, MASKED).items():
+    for name, picture in plots.pictures(found, MASKED).items():
         (run.out / name).write_text(picture + "\n")
-    sys.stdout.write(published_page.render(found, chosen))
-
-
-if __name__ == "__main__":
-    main()
+    sys.stdout.write(page.render(found, chosen))

@@ -2,11 +2,11 @@
 
 import textwrap
 
-from benchmarks.published_arms import BASELINES, MASKED, PUBLISHED
-from benchmarks.published_claims import FORGOTTEN, KEPT_POINTS, NEAR_POINTS, verdicts
-from benchmarks.published_numbers import NOTHING, SAME_COST, Counts, against, arms, beside, distance, masked
-from benchmarks.published_scenes import DEALS
-from benchmarks.published_tables import NAMES, mean, of_problem, overview
+from benchmarks.published.arms import BASELINES, MASKED, PUBLISHED
+from benchmarks.published.claims import FORGOTTEN, KEPT_POINTS, NEAR_POINTS, verdicts
+from benchmarks.published.numbers import NOTHING, SAME_COST, Counts, against, arms, beside, distance, masked
+from benchmarks.published.scenes import DEALS
+from benchmarks.published.tables import NAMES, mean, of_problem, overview
 
 
 def render(found, chosen):

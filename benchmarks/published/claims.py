@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.published_numbers import Counts, Interval, against, arms, values
+from benchmarks.published.numbers import Counts, Interval, against, arms, values
 
 GRADIENT = ("SCRUB", "NegGradPlus", "Finetune")
 NEAR_POINTS = 2.0

@@ -2,8 +2,8 @@
 
 from xml.etree.ElementTree import Element, SubElement
 
-from benchmarks.published_numbers import NOTHING, SAME_COST, Interval, distance
-from benchmarks.published_problems import title_of
+from benchmarks.published.numbers import NOTHING, SAME_COST, Interval, distance
+from benchmarks.published.problems import title_of
 from excise.report.scales import Log
 from excise.report.svg import add, drawn, short, text, title
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from benchmarks.published_problems import PARTS, Problem
+from benchmarks.published.problems import PARTS, Problem
 from excise import seeds
 from excise.curvature import second_moments
 from excise.data import Split

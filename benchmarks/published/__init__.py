@@ -1,0 +1,1 @@
+"""The four published systems beside DEL, baselines, retraining and oracles: what is run, measured, claimed and drawn."""
