@@ -339,7 +339,7 @@ def refused(kind, message, split, task=None):
 def test_no_holdout_is_refused():
     message = (
         "ClosestEpoch: expected rows that were never trained on, of the forget rows' classes, found none; "
-        r"give them as Split\(..., holdout=...\)"
+        r"give them as Split\(..., holdout=...\), on the command line --holdout"
     )
     refused(errors.BadRequest, message, Split(CASES["mlp"].data(20), forget=[0]))
 

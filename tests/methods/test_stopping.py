@@ -89,7 +89,7 @@ def refused(kind, message, split, rule, *, task=None, with_original=True):
 def test_no_holdout_is_refused_before_any_work():
     message = (
         "^BelowAccuracy: expected holdout rows, which were never trained on, to take the target from, found none; "
-        r"give them as Split\(..., holdout=...\), or give a target$"
+        r"give them as Split\(..., holdout=...\), on the command line --holdout, or give a target$"
     )
     refused(errors.BadRequest, message, Split(CASES["mlp"].data(20), forget=[0], test=[3, 4]), BelowAccuracy())
 
