@@ -63,6 +63,22 @@ def test_page_and_figures_of_the_published_systems_are_what_was_measured():
         assert (published.IMAGES / name).read_text(encoding="utf-8") == picture + "\n"
 
 
+def test_what_the_readme_says_of_the_published_systems_is_what_was_measured():
+    said, page = (" ".join(path.read_text(encoding="utf-8").split()) for path in (ROOT / "README.md", published.PAGE))
+    assert (
+        "Nearer than both retraining and nothing most often: DMM, in 5 of the cases." in page
+        and "in 5 of 10 cases" in said
+    )
+    assert "Of 9 claims 1 appear here" in page and "1 of the papers' 9 claims appears there in full" in said
+    lost = (
+        page.partition("Losing to a retraining of DEL's cost in more cases than not: ")[2].partition(".")[0].split(", ")
+    )
+    assert {"PGU", "DEL"} <= set(lost) and "PGU and DEL lose to that retraining more often than not" in said
+    assert (
+        "localization hurts more often than it helps" in page and "helps these methods less often than it hurts" in said
+    )
+
+
 def test_the_settings_of_the_published_systems_are_those_that_are_tried():
     found = json.loads(published.CHOSEN.read_text())
     for name, kinds in found["chosen"].items():
