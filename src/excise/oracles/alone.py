@@ -18,7 +18,7 @@ from excise.oracles import keys
 from excise.oracles.bank import TRAINING, Bank, Kind, Trained
 from excise.train.checkpoints import Checkpoints
 from excise.train.engine import Engine
-from excise.train.hooks import EpochTrace, Hooks
+from excise.train.hooks import EpochTrace, Forwarding, Hooks
 from excise.train.loop import fit_
 from excise.train.plan import TrainPlan
 from excise.train.step import Pass
@@ -141,31 +141,24 @@ def _train(
     return Trained(seed, state, time.perf_counter() - started, None)
 
 
-class Retold(Hooks):
+class Retold(Forwarding):
     """Tells of the one stage under a name that counts the networks. Random numbers depend on the stage and not on the count."""
 
     def __init__(self, inner: Hooks, stage: str) -> None:
-        self._inner, self._stage = inner, stage
+        super().__init__(inner)
+        self._stage = stage
 
     def on_stage(self, name: str, num_steps: int) -> None:
         """Tell it under the other name."""
-        self._inner.on_stage(self._stage, num_steps)
-
-    def on_step(self) -> None:
-        """Pass it on."""
-        self._inner.on_step()
+        super().on_stage(self._stage, num_steps)
 
     def on_epoch(self, trace: EpochTrace) -> None:
         """Tell it under the other name."""
-        self._inner.on_epoch(replace(trace, stage=self._stage))
-
-    def on_note(self, text: str) -> None:
-        """Pass it on."""
-        self._inner.on_note(text)
+        super().on_epoch(replace(trace, stage=self._stage))
 
     def on_stage_end(self, name: str) -> None:
         """Tell it under the other name."""
-        self._inner.on_stage_end(self._stage)
+        super().on_stage_end(self._stage)
 
 
 def _passes(_: int) -> tuple[Pass]:

@@ -7,11 +7,11 @@ from torch import nn
 from excise.masks import Mask
 from excise.methods import Until
 from excise.recipes import Recipe
-from excise.train.hooks import EpochTrace, Hooks
+from excise.train.hooks import Forwarding, Hooks
 from excise.train.statistics import running_statistics
 
 
-class Noted(Hooks):
+class Noted(Forwarding):
     """Passes on what a run tells, and keeps its notes in order, each once.
 
     How a run goes on from a checkpoint is passed on and not kept: a run that was killed has the result of one that was not.
@@ -21,38 +21,14 @@ class Noted(Hooks):
     """
 
     def __init__(self, inner: Hooks) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self.notes: list[str] = []
-
-    def on_stage(self, name: str, num_steps: int) -> None:
-        """Pass it on."""
-        self._inner.on_stage(name, num_steps)
-
-    def on_step(self) -> None:
-        """Pass it on."""
-        self._inner.on_step()
-
-    def on_epoch(self, trace: EpochTrace) -> None:
-        """Pass it on."""
-        self._inner.on_epoch(trace)
-
-    def on_part(self, name: str) -> None:
-        """Pass it on."""
-        self._inner.on_part(name)
 
     def on_note(self, text: str) -> None:
         """Keep it, and pass it on."""
         if text not in self.notes:
             self.notes.append(text)
-        self._inner.on_note(text)
-
-    def on_resumption(self, text: str) -> None:
-        """Pass it on."""
-        self._inner.on_resumption(text)
-
-    def on_stage_end(self, name: str) -> None:
-        """Pass it on."""
-        self._inner.on_stage_end(name)
+        super().on_note(text)
 
 
 def tell_of_unseen(how: Recipe, allowed: Mask, model: nn.Module, hooks: Hooks, *, anew: bool) -> None:

@@ -50,3 +50,38 @@ class Hooks:
 
     def on_stage_end(self, name: str) -> None:
         """Hear that the stage is over."""
+
+
+class Forwarding(Hooks):
+    """Passes everything on to other hooks; override what is to be heard otherwise."""
+
+    def __init__(self, inner: Hooks) -> None:
+        self._inner = inner
+
+    def on_stage(self, name: str, num_steps: int) -> None:
+        """Pass it on."""
+        self._inner.on_stage(name, num_steps)
+
+    def on_step(self) -> None:
+        """Pass it on."""
+        self._inner.on_step()
+
+    def on_epoch(self, trace: EpochTrace) -> None:
+        """Pass it on."""
+        self._inner.on_epoch(trace)
+
+    def on_part(self, name: str) -> None:
+        """Pass it on."""
+        self._inner.on_part(name)
+
+    def on_note(self, text: str) -> None:
+        """Pass it on."""
+        self._inner.on_note(text)
+
+    def on_resumption(self, text: str) -> None:
+        """Pass it on."""
+        self._inner.on_resumption(text)
+
+    def on_stage_end(self, name: str) -> None:
+        """Pass it on."""
+        self._inner.on_stage_end(name)
