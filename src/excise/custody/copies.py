@@ -13,6 +13,7 @@ import torch
 from excise import errors, store
 from excise.custody.claims import claimed, is_paper
 from excise.custody.contents import OPAQUE, contents, holds_bytes, readable
+from excise.custody.datamodels import KIND as DATAMODEL
 from excise.custody.datamodels import datamodel_reason
 from excise.custody.finding import ORDER, Finding, Reason, weightiest
 from excise.custody.moments import KIND as MOMENTS
@@ -189,9 +190,13 @@ def _finding(path: Path, traced: Traced) -> Finding | None:
 
 
 def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
-    network, told = traced.network, datamodel_reason(path, traced.data)
-    if told is not None:
-        yield told
+    network, head = traced.network, _head(path)
+    if head.get("kind", "").startswith(DATAMODEL):
+        yield datamodel_reason(head, traced.data)
+        return
+    if head.get("kind") == MOMENTS:
+        reason = moments_reason(path, head, network, traced.num_retained)
+        yield from () if reason is None else (reason,)
         return
     size = sum(value.numel() * value.element_size() for value in network.after.values())
     held = contents(path, max(_LEAST_READ_BYTES, 8 * size))
@@ -200,10 +205,6 @@ def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
         return
     if kind == "excise-patch-1":
         reason = patch_reason(held.arrays, held.metadata.get("base_digest", ""), network)
-        yield from () if reason is None else (reason,)
-        return
-    if kind == MOMENTS:
-        reason = moments_reason(path, held.metadata, network, traced.num_retained)
         yield from () if reason is None else (reason,)
         return
     if kind in KINDS and "seal" in held.metadata:
@@ -229,6 +230,14 @@ def _reasons(path: Path, traced: Traced) -> Iterator[Reason]:
     left = {name: value for name, value in held.arrays.items() if tuple(value.shape) not in shapes}
     yield from traced.rows.reasons(left, {tuple(value.shape) for value in network.matrices.values() if value.ndim == 2})
     yield from traced.rows.lengths(held.tables)
+
+
+def _head(path: Path) -> Mapping[str, str]:
+    """Give the metadata of a safetensors file, however large; nothing of any other."""
+    try:
+        return store.read_metadata(path)
+    except errors.BadData:
+        return {}
 
 
 def _from_another_bank(told: Mapping[str, str], traced: Traced) -> Iterator[Reason]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 import msgspec
 
-from excise import errors, store
 from excise.custody.finding import Reason
 
 KIND = "excise-datamodel-"
@@ -21,23 +19,15 @@ class _Told(msgspec.Struct):
     data: str = ""
 
 
-def datamodel_reason(path: Path, data: Collection[str]) -> Reason | None:
-    """Say what a file is of the rows if it is a datamodel; None for any other file. Only its head is read.
+def datamodel_reason(metadata: Mapping[str, str], data: Collection[str]) -> Reason:
+    """Say what a datamodel is of the rows.
 
     Args:
-        path: a regular file.
+        metadata: from the head of the file, whose kind begins with `KIND`.
         data: keyed digests of what the run was made from.
     """
-    if path.suffix.lower() != ".safetensors":
-        return None
     try:
-        told = store.read_metadata(path)
-    except errors.BadData:
-        return None
-    if not told.get("kind", "").startswith(KIND):
-        return None
-    try:
-        made = msgspec.json.decode(told.get("made", "{}"), type=_Told)
+        made = msgspec.json.decode(metadata.get("made", "{}"), type=_Told)
     except msgspec.DecodeError:
         made = _Told()
     halves = made.by in ("", "means", "sparse")  # another way asks networks of all rows, or is one's own
