@@ -27,9 +27,9 @@ class Notes(excise.Hooks):
 class Turns(nn.Module):
     """Two classes, one weight, and a buffer that counts batches in training."""
 
-    def __init__(self):
+    def __init__(self, bias=0.5):
         super().__init__()
-        self.weight = nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+        self.weight = nn.Parameter(torch.tensor([bias], dtype=torch.float64))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, inputs):

@@ -15,6 +15,7 @@ from excise.methods import Ascend, ClosestEpoch, Contrast, Distill, Finetune, Ph
 from excise.train import Pass, Task, TrainPlan, forward_pair
 from excise.train.checkpoints import Checkpoints
 from tests.cases import CASES
+from tests.methods.scripted import Turns
 from tests.probes import KINDS, LeftAlone, Watched, engine_for, moved, raw, same_bytes, snapshot, spelled_out, touched
 
 every_case = pytest.mark.parametrize("name", CASES)
@@ -170,21 +171,6 @@ def test_of_epochs_as_close_as_each_other_the_last_is_taken():
     still, notes = Finetune(plan=TrainPlan(epochs=4, lr=0.0, batch_size=8)), Notes()
     run("mlp", None, ClosestEpoch(still), hooks=notes)
     assert notes.texts[0].startswith("ClosestEpoch: epoch 4 of 4, ")
-
-
-class Turns(nn.Module):
-    """Two classes, one weight, and a buffer that counts batches in training."""
-
-    def __init__(self, bias):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([bias], dtype=torch.float64))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, inputs):
-        if self.training:
-            self.seen += 1
-        gap = self.weight * inputs[:, :1]
-        return torch.cat([-gap, gap], 1)
 
 
 def test_gaps_that_are_equal_on_both_sides_are_a_tie_to_the_bit():
